@@ -1,0 +1,55 @@
+//! The replicated state machine: commands in, outcomes out, everything in ordered tables.
+//!
+//! Deterministic: time, ids and randomness come in with the command, chosen by the leader. The
+//! same commands on the same tables give the same tables and outcomes on every member.
+//!
+//! | part | commands | owns the tables |
+//! | --- | --- | --- |
+//! | `namespace` | names, attributes, sizes, intents | inodes, entries, links, orphans, intents |
+//! | `session` | sessions, interest records, the ledger | sessions, interest, ledger |
+//! | `placement` | servers, replica groups | servers, groups |
+
+pub mod memory;
+pub mod tables;
+
+use crate::namespace::{self, NamespaceCommand, NamespaceOutcome};
+use crate::placement::{self, PlacementCommand, PlacementOutcome};
+use crate::session::{self, SessionCommand, SessionOutcome};
+use dfs_proto::attr::Timestamp;
+use serde::{Deserialize, Serialize};
+use tables::{TableError, Write};
+
+/// One change of the replicated state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Command {
+    /// The leader's clock when it proposed the command; the state's clock is
+    /// `max(previous, now)`, so that it never goes back across leaders.
+    pub now: Timestamp,
+    pub change: Change,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Change {
+    Namespace(NamespaceCommand),
+    Session(SessionCommand),
+    Placement(PlacementCommand),
+}
+
+/// The answer to a command, the same on every member.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    Namespace(NamespaceOutcome),
+    Session(SessionOutcome),
+    Placement(PlacementOutcome),
+}
+
+/// Applies one command. An `Err` means that the tables themselves failed (disk, rot): the
+/// member must stop. What a caller did wrong is in the outcome.
+pub fn apply(tables: &mut dyn Write, command: &Command) -> Result<Outcome, TableError> {
+    let now = tables::advance_clock(tables, command.now)?;
+    Ok(match &command.change {
+        Change::Namespace(c) => Outcome::Namespace(namespace::apply(tables, now, c)?),
+        Change::Session(c) => Outcome::Session(session::apply(tables, now, c)?),
+        Change::Placement(c) => Outcome::Placement(placement::apply(tables, now, c)?),
+    })
+}

@@ -1,0 +1,112 @@
+//! Attributes of inodes as they travel.
+
+use crate::ids::{Generation, InodeId};
+use crate::layout::FileLayout;
+use crate::name::FileName;
+use serde::{Deserialize, Serialize};
+
+/// A point in time: seconds since 1970 (negative before) and nanoseconds, `0..1_000_000_000`.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct Timestamp {
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+impl Timestamp {
+    /// Now, by the wall clock of this host.
+    pub fn from_duration_since_1970(since: std::time::Duration) -> Self {
+        Self {
+            seconds: since.as_secs() as i64,
+            nanoseconds: since.subsec_nanos(),
+        }
+    }
+}
+
+/// What an inode is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum FileKind {
+    Regular,
+    Dir,
+    Symlink,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+/// Attributes and layout of one inode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FileAttr {
+    pub inode: InodeId,
+    pub kind: FileKind,
+    /// Permission bits with setuid, setgid and sticky: `0..=0o7777`.
+    pub mode: u16,
+    pub links: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Device number of a device node, else 0.
+    pub device: u64,
+    /// Bytes.
+    pub size: u64,
+    pub accessed: Timestamp,
+    pub modified: Timestamp,
+    pub changed: Timestamp,
+    /// Generation of the data: every chunk request carries it.
+    pub generation: Generation,
+    pub layout: FileLayout,
+}
+
+/// The part of the attributes that the holder of the exclusive lease is the authority for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SizeTimes {
+    pub size: u64,
+    pub modified: Option<Timestamp>,
+    pub accessed: Option<Timestamp>,
+    /// Whether data was written since the last push: mtime and ctime then become the
+    /// directory's present time unless `modified` names one, and setuid/setgid go.
+    pub wrote: bool,
+}
+
+/// A time in `SetAttr`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum SetTime {
+    /// The directory's present time.
+    Now,
+    At(Timestamp),
+}
+
+/// Attributes to change; `None` leaves one alone. `size` is not here: it is its own operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SetAttr {
+    pub mode: Option<u16>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub accessed: Option<SetTime>,
+    pub modified: Option<SetTime>,
+}
+
+/// One entry of a dir listing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DirEntry {
+    pub name: FileName,
+    /// Where the listing goes on after this entry; stays valid while entries come and go.
+    /// Below 2^63; `0` is the start, `1` and `2` belong to `.` and `..`.
+    pub cookie: u64,
+    pub inode: InodeId,
+    pub kind: FileKind,
+    /// Present when asked for; the size may lag behind an exclusive holder's, so it must not be
+    /// cached by the receiver.
+    pub attr: Option<FileAttr>,
+}
+
+/// Space and inodes of the file system.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StatFs {
+    /// Usable bytes after replication and reserve.
+    pub total_bytes: u64,
+    pub free_bytes: u64,
+    pub inodes: u64,
+    pub free_inodes: u64,
+}

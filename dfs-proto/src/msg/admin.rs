@@ -1,0 +1,131 @@
+//! `dfsctl` -> directory.
+
+use super::requests;
+use crate::cluster::{GroupConfig, ServerEntry};
+use crate::ids::{ChunkKey, Epoch, GroupId, InodeId, MemberId, ServerId, SessionId, Version};
+use crate::lock::HeldLock;
+use crate::msg::registry::Space;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GetStatus;
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub cluster: crate::ids::ClusterId,
+    pub members: Vec<MemberStatus>,
+    pub servers: u32,
+    pub servers_alive: u32,
+    pub groups: u32,
+    /// All wanted members in-sync.
+    pub groups_healthy: u32,
+    /// Fewer in-sync members than wanted, but serving.
+    pub groups_degraded: u32,
+    /// Nobody serves.
+    pub groups_unavailable: u32,
+    pub sessions: u32,
+    pub inodes: u64,
+    pub intents: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberStatus {
+    pub member: MemberId,
+    pub address: String,
+    pub leader: bool,
+    pub term: u64,
+    pub applied: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ListServers;
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServerStatus {
+    pub entry: ServerEntry,
+    pub space: Space,
+    /// Milliseconds since its last sign of life.
+    pub silent_ms: u64,
+    pub groups: u32,
+    pub groups_in_sync: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ListGroups;
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GroupStatus {
+    pub config: GroupConfig,
+    /// The last epoch that served.
+    pub effective: Epoch,
+    pub wanted: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ListSessions;
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SessionStatus {
+    pub session: SessionId,
+    pub host: String,
+    pub pid: u32,
+    pub mount_point: String,
+    pub silent_ms: u64,
+    pub connected: bool,
+    pub leases_shared: u64,
+    pub leases_exclusive: u64,
+    pub locks: u64,
+    pub waits: u64,
+    pub opens: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ListLocks {
+    /// Only this inode.
+    pub inode: Option<InodeId>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LockStatus {
+    pub inode: InodeId,
+    pub lock: HeldLock,
+    /// Waits for it rather than holds it.
+    pub waiting: bool,
+    pub host: String,
+}
+
+/// Reads and compares every replica of a group; one group a call, so that a call stays short.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VerifyGroup {
+    pub group: GroupId,
+    /// Only chunks after this one; `Verified.next` goes on.
+    pub after: Option<ChunkKey>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Verified {
+    pub group: GroupId,
+    pub chunks: u64,
+    pub faults: Vec<Fault>,
+    /// Digest over keys, versions and contents of the chunks of this call, by server.
+    pub digests: Vec<(ServerId, u32)>,
+    pub next: Option<ChunkKey>,
+}
+
+/// Something wrong with one replica.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    pub server: ServerId,
+    pub key: ChunkKey,
+    pub version: Option<Version>,
+    pub what: String,
+}
+
+requests! {
+    0x0801 GetStatus => Status;
+    0x0802 ListServers => Vec<ServerStatus>;
+    0x0803 ListGroups => Vec<GroupStatus>;
+    0x0804 ListSessions => Vec<SessionStatus>;
+    0x0805 ListLocks => Vec<LockStatus>;
+    0x0806 VerifyGroup => Verified;
+}

@@ -1,0 +1,72 @@
+//! Mount -> file server: data.
+
+use super::requests;
+use crate::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, Sequence, SessionId, Version};
+use serde::{Deserialize, Serialize};
+
+/// First frame of a mount on a connection to a file server: all its requests are of this
+/// session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BindSession {
+    pub session: SessionId,
+}
+
+/// Reads from an in-sync replica, under a lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReadChunk {
+    pub key: ChunkKey,
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub generation: Generation,
+    pub offset: u32,
+    pub len: u32,
+}
+
+/// The payload holds the bytes from the offset on; what is missing up to the length asked for
+/// is zeros (a hole, or beyond what was ever written).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChunkRead {
+    /// One crc32c for each block that the payload touches, over the touched part of it; blocks
+    /// start at multiples of 4 KiB in the chunk.
+    pub checksums: Vec<u32>,
+}
+
+/// Writes through the primary, under an exclusive lease. Exactly once: a session has at most
+/// one unanswered write a chunk, numbered upwards; a repeat carries the same sequence.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WriteChunk {
+    pub key: ChunkKey,
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub generation: Generation,
+    pub session: SessionId,
+    pub sequence: Sequence,
+    pub offset: u32,
+    /// As in `ChunkRead`, over the payload.
+    pub checksums: Vec<u32>,
+}
+
+/// All in-sync replicas have it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChunkWritten {
+    pub version: Version,
+    pub epoch: Epoch,
+}
+
+/// Data of an inode onto disk, on this replica, for one group. Names for each chunk the last
+/// acknowledged version: a replica that holds neither it nor a successor answers `WriteLost`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SyncChunks {
+    pub inode: InodeId,
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub generation: Generation,
+    pub chunks: Vec<(crate::ids::ChunkIndex, Version)>,
+}
+
+requests! {
+    0x0601 BindSession => ();
+    0x0602 ReadChunk => ChunkRead;
+    0x0603 WriteChunk => ChunkWritten;
+    0x0604 SyncChunks => ();
+}

@@ -1,0 +1,87 @@
+//! Messages: one struct a request, with its method number and the type of its answer.
+//!
+//! | module | from -> to |
+//! | --- | --- |
+//! | `session` | mount -> directory: sessions, leases, opens, locks, reclaim |
+//! | `namespace` | mount -> directory: names and attributes |
+//! | `callback` | directory -> mount |
+//! | `registry` | file server -> directory |
+//! | `control` | directory -> file server |
+//! | `chunk` | mount -> file server |
+//! | `peer` | file server -> file server |
+//! | `admin` | `dfsctl` -> directory |
+//!
+//! The body of a frame is the encoded request, or for a reply the encoded
+//! `Result<Response, Error>`; file data travel beside it as the frame's payload.
+
+pub mod admin;
+pub mod callback;
+pub mod chunk;
+pub mod control;
+pub mod namespace;
+pub mod peer;
+pub mod registry;
+pub mod session;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// A request that can be sent over a connection.
+pub trait Request: Serialize + DeserializeOwned + Send + 'static {
+    /// Its number on the wire, never reused for another meaning.
+    const METHOD: u16;
+    /// Its name in logs.
+    const NAME: &'static str;
+    type Response: Serialize + DeserializeOwned + Send + 'static;
+}
+
+/// Declares method numbers: `requests! { 0x0101 Lookup => Entry; ... }`.
+macro_rules! requests {
+    ($( $number:literal $request:ident => $response:ty; )*) => {
+        $(
+            impl $crate::msg::Request for $request {
+                const METHOD: u16 = $number;
+                const NAME: &'static str = stringify!($request);
+                type Response = $response;
+            }
+        )*
+        /// Method numbers and names of this module.
+        pub const METHODS: &[(u16, &str)] = &[$(($number, stringify!($request))),*];
+    };
+}
+pub(crate) use requests;
+
+/// Every method of the protocol, by module.
+pub fn methods() -> impl Iterator<Item = (u16, &'static str)> {
+    [
+        session::METHODS,
+        namespace::METHODS,
+        callback::METHODS,
+        registry::METHODS,
+        control::METHODS,
+        chunk::METHODS,
+        peer::METHODS,
+        admin::METHODS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}
+
+/// The name of a method number, for logs.
+pub fn method_name(method: u16) -> &'static str {
+    methods()
+        .find(|(number, _)| *number == method)
+        .map_or("unknown", |(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn method_numbers_are_distinct() {
+        let mut numbers: Vec<u16> = super::methods().map(|(number, _)| number).collect();
+        let all = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), all);
+    }
+}

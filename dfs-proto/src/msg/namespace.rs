@@ -1,0 +1,170 @@
+//! Mount -> directory: names and attributes.
+
+use super::requests;
+use super::session::{LeaseGrant, Stamp};
+use crate::attr::{DirEntry, FileAttr, FileKind, SetAttr, StatFs};
+use crate::ids::InodeId;
+use crate::name::FileName;
+use serde::{Deserialize, Serialize};
+
+/// The name `name` in `parent`. The attributes are true at the answer (an exclusive holder
+/// elsewhere is asked).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Lookup {
+    /// Who asks: its own exclusive lease is not asked for its size.
+    pub session: crate::ids::SessionId,
+    pub parent: InodeId,
+    /// `None` is `..`.
+    pub name: Option<FileName>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GetAttr {
+    pub session: crate::ids::SessionId,
+    pub inode: InodeId,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReadDir {
+    pub inode: InodeId,
+    /// `0` to start, else the cookie of the last entry seen.
+    pub cookie: u64,
+    pub entries_max: u32,
+    pub with_attr: bool,
+}
+
+/// A page of a dir. `.` and `..` come first, with cookies 1 and 2.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DirPage {
+    pub entries: Vec<DirPageEntry>,
+    /// Nothing follows.
+    pub end: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum DirPageEntry {
+    /// `.`
+    SelfDir {
+        inode: InodeId,
+    },
+    /// `..`
+    Parent {
+        inode: InodeId,
+    },
+    Entry(DirEntry),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReadLink {
+    pub inode: InodeId,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GetStatFs;
+
+/// Who makes a new inode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Creator {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// A change of the namespace. Permission was checked by the kernel (`default_permissions`).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Mutate {
+    pub stamp: Stamp,
+    pub mutation: Mutation,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Mutation {
+    /// A regular file, opened by the session (its open is recorded as by `OpenInode`) with an
+    /// exclusive lease in the answer. With `exclusive` false and an existing regular file, that
+    /// file is opened instead (`created` false; the lease may be absent).
+    Create {
+        parent: InodeId,
+        name: FileName,
+        mode: u16,
+        creator: Creator,
+        exclusive: bool,
+    },
+    /// A regular file (not opened), FIFO, socket or device node.
+    MakeNode {
+        parent: InodeId,
+        name: FileName,
+        kind: FileKind,
+        mode: u16,
+        device: u64,
+        creator: Creator,
+    },
+    MakeDir {
+        parent: InodeId,
+        name: FileName,
+        mode: u16,
+        creator: Creator,
+    },
+    Symlink {
+        parent: InodeId,
+        name: FileName,
+        target: Vec<u8>,
+        creator: Creator,
+    },
+    Link {
+        inode: InodeId,
+        parent: InodeId,
+        name: FileName,
+    },
+    Unlink {
+        parent: InodeId,
+        name: FileName,
+        caller: u32,
+    },
+    RemoveDir {
+        parent: InodeId,
+        name: FileName,
+        caller: u32,
+    },
+    Rename {
+        parent: InodeId,
+        name: FileName,
+        new_parent: InodeId,
+        new_name: FileName,
+        flags: RenameFlags,
+        caller: u32,
+    },
+    SetAttr {
+        inode: InodeId,
+        set: SetAttr,
+    },
+    /// Truncates or extends. The session holds the exclusive lease; the answer is given when
+    /// every replica has made the cut.
+    SetSize {
+        inode: InodeId,
+        size: u64,
+        modified: bool,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RenameFlags {
+    pub no_replace: bool,
+    pub exchange: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Mutated {
+    /// The inode that was made, changed, linked, or (unlink) whose link went away.
+    pub attr: Option<FileAttr>,
+    /// `Create`: whether the file is new.
+    pub created: bool,
+    pub lease: Option<LeaseGrant>,
+}
+
+requests! {
+    0x0201 Lookup => FileAttr;
+    0x0202 GetAttr => FileAttr;
+    0x0203 ReadDir => DirPage;
+    0x0204 ReadLink => Vec<u8>;
+    0x0205 GetStatFs => StatFs;
+    0x0206 Mutate => Mutated;
+}

@@ -1,0 +1,157 @@
+//! File server -> file server: replication.
+
+use super::requests;
+use crate::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, Sequence, SessionId, Version};
+use serde::{Deserialize, Serialize};
+
+/// A write, ordered by the primary, to each in-sync and joining member in parallel.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ForwardWrite {
+    pub key: ChunkKey,
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub generation: Generation,
+    pub session: SessionId,
+    pub sequence: Sequence,
+    pub version: Version,
+    /// The version that the primary's copy had before: the write is applied only onto it.
+    pub predecessor: Version,
+    /// Every write of the group up to this counter of the epoch is on all in-sync members.
+    pub committed: u64,
+    pub offset: u32,
+    pub checksums: Vec<u32>,
+}
+
+/// Which chunks of a group may differ since the last epoch that served (R3); asked by the
+/// primary of an epoch that the member has adopted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GetMarks {
+    pub group: GroupId,
+    pub epoch: Epoch,
+}
+
+/// Chunks held of a group with generation and version, ordered, a page at a time; `None` as
+/// version state means the index names a chunk whose file is missing or damaged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ListChunks {
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub after: Option<ChunkKey>,
+    pub items_max: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChunkPage {
+    pub chunks: Vec<ChunkState>,
+    pub end: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChunkState {
+    pub key: ChunkKey,
+    pub generation: Generation,
+    pub version: Version,
+    /// The copy fails its checksums, or is missing though indexed: it is to be replaced.
+    pub damaged: bool,
+}
+
+/// The state of one chunk, `None` if it is a hole here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GetChunkState {
+    pub key: ChunkKey,
+    pub group: GroupId,
+    pub epoch: Epoch,
+}
+
+/// Generation floors of inodes that were cut, a page at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ListFloors {
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub after: Option<InodeId>,
+    pub items_max: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FloorPage {
+    pub floors: Vec<(InodeId, Generation)>,
+    pub end: bool,
+}
+
+/// Take these floors over (a joining or equalised member).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InstallFloors {
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub floors: Vec<(InodeId, Generation)>,
+}
+
+/// A part of a chunk's content with its version and write records. The parts of one version are
+/// asked for in turn; a version that changed in between starts over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FetchChunk {
+    pub key: ChunkKey,
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub offset: u32,
+    pub len: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChunkImage {
+    pub generation: Generation,
+    pub version: Version,
+    /// Stored length of the whole chunk.
+    pub len: u32,
+    pub records: Vec<WriteRecord>,
+    pub checksums: Vec<u32>,
+}
+
+/// Replace the receiver's copy by the primary's: the parts in order, the last one completes it
+/// and makes it visible, with version and write records, atomically. With `hole` the chunk is
+/// removed. Refused unless the receiver's epoch is the request's and the sender its primary.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InstallChunk {
+    pub key: ChunkKey,
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub hole: bool,
+    pub image: ChunkImage,
+    pub offset: u32,
+    pub last: bool,
+}
+
+/// The last write of a session that was applied to a chunk: what a repeat is answered from (R8).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WriteRecord {
+    pub session: SessionId,
+    pub sequence: Sequence,
+    pub version: Version,
+}
+
+/// What was installed in a group is to be on disk when this is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SyncGroup {
+    pub group: GroupId,
+    pub epoch: Epoch,
+}
+
+/// Tells a member how far the group's writes are on all in-sync members, when no forwarded
+/// write does.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Committed {
+    pub groups: Vec<(GroupId, Epoch, u64)>,
+}
+
+requests! {
+    0x0701 ForwardWrite => ();
+    0x0702 GetMarks => Vec<ChunkKey>;
+    0x0703 ListChunks => ChunkPage;
+    0x0704 GetChunkState => Option<ChunkState>;
+    0x0705 ListFloors => FloorPage;
+    0x0706 InstallFloors => ();
+    0x0707 FetchChunk => ChunkImage;
+    0x0708 InstallChunk => ();
+    0x0709 SyncGroup => ();
+    0x070a Committed => ();
+}

@@ -1,0 +1,66 @@
+//! File server -> directory.
+
+use super::requests;
+use crate::ids::{Epoch, GroupId, Incarnation, NodeId, ServerId, ServerRun, SessionId};
+use serde::{Deserialize, Serialize};
+
+/// Announces a run of a file server. Sent on every connection; the directory calls back on it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RegisterServer {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    /// `HOST:PORT` for mounts and other servers.
+    pub address: String,
+    /// The last stop left a clean mark and the machine has not been restarted since: nothing
+    /// that was written is gone (R1).
+    pub clean: bool,
+    /// Durable adopted epochs, one for each group held.
+    pub epochs: Vec<(GroupId, Epoch)>,
+    pub space: Space,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Space {
+    pub total_bytes: u64,
+    pub free_bytes: u64,
+    pub chunks: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServerRegistered {
+    pub server: ServerId,
+    pub groups: u32,
+    /// All ended sessions whose fence may not be forgotten yet.
+    pub fenced: Vec<SessionId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServerHeartbeat {
+    pub run: ServerRun,
+    pub space: Space,
+}
+
+/// A member of a group does not answer, or answered with a disk error.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReportSuspect {
+    pub from: ServerRun,
+    pub suspect: ServerRun,
+    pub groups: Vec<(GroupId, Epoch)>,
+    pub reason: String,
+}
+
+/// The primary has brought a joining member up to date (R4): it may become in-sync.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProposeInSync {
+    pub from: ServerRun,
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub joined: ServerRun,
+}
+
+requests! {
+    0x0401 RegisterServer => ServerRegistered;
+    0x0402 ServerHeartbeat => ();
+    0x0403 ReportSuspect => ();
+    0x0404 ProposeInSync => ();
+}
