@@ -4,3 +4,4 @@ pub mod namespace;
 pub mod placement;
 pub mod session;
 pub mod state;
+pub mod tasks;

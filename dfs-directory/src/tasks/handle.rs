@@ -1,0 +1,88 @@
+//! The handle through which the rest of the directory sees file servers and groups.
+
+use dfs_proto::attr::StatFs;
+use dfs_proto::cluster::ClusterMap;
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::{Generation, InodeId, SessionId};
+use std::sync::Arc;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+/// A wait for the end of a cut.
+#[derive(Debug)]
+pub(crate) struct CutWait {
+    pub(crate) inode: InodeId,
+    pub(crate) generation: Generation,
+    pub(crate) done: oneshot::Sender<()>,
+}
+
+/// A wait for the end of a fence.
+#[derive(Debug)]
+pub(crate) struct FenceWait {
+    pub(crate) session: SessionId,
+    pub(crate) done: oneshot::Sender<()>,
+}
+
+/// What the tasks offer: the present map, and waits for what they drive.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    pub(crate) map: watch::Receiver<Arc<ClusterMap>>,
+    pub(crate) space: watch::Receiver<StatFs>,
+    pub(crate) intents: Arc<Notify>,
+    pub(crate) cuts: mpsc::Sender<CutWait>,
+    pub(crate) fences: mpsc::Sender<FenceWait>,
+}
+
+impl Placement {
+    /// The present map of effective epochs.
+    pub fn map(&self) -> Arc<ClusterMap> {
+        self.map.borrow().clone()
+    }
+
+    /// Follows the map.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<ClusterMap>> {
+        self.map.clone()
+    }
+
+    /// Waits until no logged intent of the inode up to this generation is left: every replica
+    /// has made the cut. No deadline: drop the future to stop waiting.
+    pub async fn cut_done(&self, inode: InodeId, generation: Generation) -> Result<()> {
+        let (done, ended) = oneshot::channel();
+        self.cuts
+            .send(CutWait {
+                inode,
+                generation,
+                done,
+            })
+            .await
+            .map_err(|_| stopping())?;
+        self.intents.notify_one();
+        ended.await.map_err(|_| stopping())
+    }
+
+    /// Fences an ended session: logs it, and waits until in every group all in-sync members of
+    /// one effective epoch have acknowledged that nothing of it is in progress and nothing will
+    /// be accepted. No deadline: drop the future to stop waiting.
+    pub async fn fence(&self, session: SessionId) -> Result<()> {
+        let (done, ended) = oneshot::channel();
+        self.fences
+            .send(FenceWait { session, done })
+            .await
+            .map_err(|_| stopping())?;
+        ended.await.map_err(|_| stopping())
+    }
+
+    /// An intent (cut or free) was just logged: drive it now.
+    pub fn intents_changed(&self) {
+        self.intents.notify_one();
+    }
+
+    /// Usable space after replication, as the servers last reported it; inode counts are 0 here
+    /// (the namespace knows them).
+    pub fn statfs(&self) -> StatFs {
+        *self.space.borrow()
+    }
+}
+
+fn stopping() -> Error {
+    Error::new(ErrorCode::ShuttingDown, "the directory is stopping")
+}

@@ -1,0 +1,9 @@
+//! What the leader of the directory does by itself: it watches file servers, gives groups new
+//! epochs and drives them until they serve, carries out cuts, and fences ended sessions.
+//!
+//! Everything that a task needs to go on after a restart is in the log; what is here in memory
+//! can be lost at any moment.
+
+mod handle;
+
+pub use handle::Placement;
