@@ -16,10 +16,19 @@ pub struct ForwardWrite {
     pub version: Version,
     /// The version that the primary's copy had before: the write is applied only onto it.
     pub predecessor: Version,
+    /// The generation of that copy: a boundary chunk that a cut has shortened keeps its version.
+    pub predecessor_generation: Generation,
     /// Every write of the group up to this counter of the epoch is on all in-sync members.
     pub committed: u64,
     pub offset: u32,
     pub checksums: Vec<u32>,
+}
+
+/// The write is applied here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Forwarded {
+    /// This member has reached its reserve: the primary accepts no new chunks for a while.
+    pub low_on_space: bool,
 }
 
 /// Which chunks of a group may differ since the last epoch that served (R3); asked by the
@@ -28,6 +37,14 @@ pub struct ForwardWrite {
 pub struct GetMarks {
     pub group: GroupId,
     pub epoch: Epoch,
+}
+
+/// Chunks that may differ from what the other members hold.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct GroupMarks {
+    /// The member cannot tell (it was restarted, or there are too many): everything is compared.
+    pub unknown: bool,
+    pub chunks: Vec<ChunkKey>,
 }
 
 /// Chunks held of a group with generation and version, ordered, a page at a time; `None` as
@@ -55,12 +72,21 @@ pub struct ChunkState {
     pub damaged: bool,
 }
 
-/// The state of one chunk, `None` if it is a hole here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct GetChunkState {
-    pub key: ChunkKey,
+/// What a member holds of some chunks; at most `limits::INVENTORY_PAGE_ITEMS_MAX`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GetChunkStates {
     pub group: GroupId,
     pub epoch: Epoch,
+    pub keys: Vec<ChunkKey>,
+}
+
+/// Answers are in the order of the keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeldChunk {
+    /// The member's floor of the inode.
+    pub floor: Generation,
+    /// `None` if the chunk is a hole there.
+    pub state: Option<ChunkState>,
 }
 
 /// Generation floors of inodes that were cut, a page at a time.
@@ -86,7 +112,8 @@ pub struct InstallFloors {
     pub floors: Vec<(InodeId, Generation)>,
 }
 
-/// A part of a chunk's content with its version and write records. The parts of one version are
+/// A part of a chunk's content with its version and write records; a hole is an image of
+/// version `Version::HOLE` and length 0. The parts of one version are
 /// asked for in turn; a version that changed in between starts over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FetchChunk {
@@ -99,6 +126,9 @@ pub struct FetchChunk {
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ChunkImage {
+    /// The holder's floor of the inode: every cut up to it is made in this image. A receiver
+    /// whose own floor is higher refuses the image.
+    pub floor: Generation,
     pub generation: Generation,
     pub version: Version,
     /// Stored length of the whole chunk.
@@ -144,10 +174,10 @@ pub struct Committed {
 }
 
 requests! {
-    0x0701 ForwardWrite => ();
-    0x0702 GetMarks => Vec<ChunkKey>;
+    0x0701 ForwardWrite => Forwarded;
+    0x0702 GetMarks => GroupMarks;
     0x0703 ListChunks => ChunkPage;
-    0x0704 GetChunkState => Option<ChunkState>;
+    0x0704 GetChunkStates => Vec<HeldChunk>;
     0x0705 ListFloors => FloorPage;
     0x0706 InstallFloors => ();
     0x0707 FetchChunk => ChunkImage;
