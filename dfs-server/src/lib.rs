@@ -1,1 +1,3 @@
 //! dfs-server
+
+pub mod chunk;
