@@ -1,0 +1,157 @@
+//! A cluster of real processes with real mounts, run by `scripts/cluster` and gone with its value.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+/// A running cluster in a dir of its own.
+#[derive(Debug)]
+pub struct Cluster {
+    dir: PathBuf,
+    /// Removed after everything in it has stopped.
+    _home: tempfile::TempDir,
+}
+
+/// The project's root.
+pub fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the project")
+}
+
+/// Where the release binaries are.
+pub fn binary(name: &str) -> PathBuf {
+    let dir = std::env::var_os("DFS_BIN").map(PathBuf::from).unwrap_or_else(|| {
+        std::env::var_os("CARGO_TARGET_DIR")
+            .map(PathBuf::from)
+            .unwrap_or_else(|| project().join("target"))
+            .join("release")
+    });
+    dir.join(name)
+}
+
+/// Runs a command and returns its output as text; panics when it fails.
+pub fn run(command: &mut Command) -> String {
+    let output = output(command);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a command to its end, whatever that is.
+pub fn output(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
+}
+
+impl Cluster {
+    /// A cluster of three servers with this many mounts.
+    pub fn with_mounts(mounts: usize) -> Self {
+        Self::up(&["--mounts", &mounts.to_string()])
+    }
+
+    /// A cluster with these options of `scripts/cluster up`.
+    pub fn up(options: &[&str]) -> Self {
+        let home = tempfile::Builder::new().prefix("dfs-test-").tempdir().expect("a dir");
+        let cluster = Self { dir: home.path().join("cluster"), _home: home };
+        run(cluster.script("up").args(options));
+        cluster
+    }
+
+    fn script(&self, verb: &str) -> Command {
+        let mut command = Command::new(project().join("scripts/cluster"));
+        command.arg(verb).arg("--dir").arg(&self.dir);
+        command
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A mount point, `1` and up.
+    pub fn mount(&self, number: usize) -> PathBuf {
+        self.dir.join("mnt").join(number.to_string())
+    }
+
+    pub fn data(&self, node: &str) -> PathBuf {
+        self.dir.join("data").join(node)
+    }
+
+    pub fn log(&self, node: &str) -> String {
+        let bytes = std::fs::read(self.dir.join("log").join(format!("{node}.log")));
+        String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+    }
+
+    pub fn address(&self, node: &str) -> String {
+        let file = self.data(node).join("address");
+        std::fs::read_to_string(file).expect("an address").trim().to_owned()
+    }
+
+    pub fn pid(&self, node: &str) -> u32 {
+        let file = self.dir.join("run").join(format!("{node}.pid"));
+        let text = std::fs::read_to_string(file).expect("a pid file");
+        text.split_whitespace().next().and_then(|w| w.parse().ok()).expect("a pid")
+    }
+
+    /// `kill`, `pause`, `resume`, `stop` or `start` of a node.
+    pub fn node(&self, verb: &str, node: &str) {
+        run(self.script(verb).arg(node));
+    }
+
+    pub fn ctl(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("dfsctl"));
+        command.arg("--directory").arg(self.address("directory-1")).args(arguments);
+        command
+    }
+
+    /// What `dfsctl --json` says.
+    pub fn ask(&self, what: &str) -> Value {
+        let text = run(&mut self.ctl(&["--json", what]));
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{what}: {e}: {text}"))
+    }
+
+    /// Whether every replica group has all its wanted members in-sync.
+    pub fn is_healthy(&self) -> bool {
+        let output = output(&mut self.ctl(&["--json", "status"]));
+        let Ok(status) = serde_json::from_slice::<Value>(&output.stdout) else { return false };
+        status["groups"].as_u64().is_some_and(|n| n > 0)
+            && status["groups_healthy"] == status["groups"]
+    }
+
+    pub fn wait_healthy(&self, deadline: Duration) -> Duration {
+        crate::eventually("all replicas in-sync", deadline, || self.is_healthy())
+    }
+
+    /// Ends all processes and removes everything. Called when the value goes.
+    fn down(&self) {
+        if std::thread::panicking() {
+            self.show_logs();
+        }
+        let output = output(self.script("down").arg("--purge"));
+        if !output.status.success() {
+            eprintln!("cluster down: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
+    fn show_logs(&self) {
+        let Ok(logs) = std::fs::read_dir(self.dir.join("log")) else { return };
+        for entry in logs.flatten() {
+            let text = std::fs::read(entry.path()).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<&str> = text.lines().collect();
+            eprintln!("=== {}", entry.path().display());
+            for line in &lines[lines.len().saturating_sub(30)..] {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.down();
+    }
+}
