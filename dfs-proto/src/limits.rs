@@ -38,6 +38,10 @@ pub const REPLICAS_MAX: usize = 8;
 /// Requests that one side of a connection may have unanswered; more wait at the sender.
 pub const IN_FLIGHT_MAX: usize = 512;
 
+/// Undated requests (lease waits) that one side of a connection may have unanswered. They are
+/// counted apart, so that waiting ones never take the places of those that make progress.
+pub const IN_FLIGHT_UNDATED_MAX: usize = 4096;
+
 /// Payload bytes that one side of a connection may have unanswered; more wait at the sender.
 pub const IN_FLIGHT_PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
