@@ -64,8 +64,9 @@ pub struct SizeTimes {
     pub size: u64,
     pub modified: Option<Timestamp>,
     pub accessed: Option<Timestamp>,
-    /// Whether data was written since the last push: mtime and ctime then become the
-    /// directory's present time unless `modified` names one, and setuid/setgid go.
+    /// Whether data was written since the last push: ctime, and mtime unless `modified` names
+    /// one, then become the directory's present time. setuid and setgid are not touched: the
+    /// kernel asks for that by itself (`SetAttr`) before a write by somebody without the right.
     pub wrote: bool,
 }
 

@@ -10,6 +10,7 @@
 //! | `placement` | servers, replica groups | servers, groups |
 
 pub mod memory;
+pub mod record;
 pub mod tables;
 
 use crate::namespace::{self, NamespaceCommand, NamespaceOutcome};

@@ -137,7 +137,9 @@ pub enum Mutation {
         set: SetAttr,
     },
     /// Truncates or extends. The session holds the exclusive lease; the answer is given when
-    /// every replica has made the cut.
+    /// every replica has made the cut. What counts as the present size is the recorded one, so a
+    /// holder that has written beyond it pushes first: else the cut would miss those bytes.
+    /// `modified`: the mtime changes too (the ctime always does).
     SetSize {
         inode: InodeId,
         size: u64,

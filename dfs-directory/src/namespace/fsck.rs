@@ -1,0 +1,1 @@
+//! Whether the tables agree with each other.

@@ -1,0 +1,115 @@
+//! Sizes: truncate and extend, what the holder of the exclusive lease pushes, and what is left
+//! after a session that ended without a word.
+//!
+//! The invariant: outside the lease holder's own view no chunk byte at or beyond the recorded
+//! size can be read, now or after the file grows. So whatever lowers the size, or gives up on
+//! writes beyond it, is a logged cut with a new generation; growing is a number in a record.
+//!
+//! The size that counts is the recorded one. A holder that has written beyond it pushes before
+//! it asks for a smaller size, else the cut would not know what to reach for.
+
+use super::attributes::check_time;
+use super::inodes::{self, Done};
+use super::intents;
+use super::records::{Effect, InodeRecord, StoredKind};
+use crate::state::tables::Write;
+use dfs_proto::attr::{SizeTimes, Timestamp};
+use dfs_proto::error::ErrorCode;
+use dfs_proto::ids::{Generation, InodeId};
+use dfs_proto::limits::FILE_BYTES_MAX;
+
+/// `truncate`, `ftruncate`, `O_TRUNC`, and growing by `fallocate`. The ctime changes also when
+/// the size does not; with `modified` the mtime too.
+pub(super) fn set(
+    tables: &mut dyn Write,
+    now: Timestamp,
+    inode: InodeId,
+    size: u64,
+    modified: bool,
+) -> Done<Effect> {
+    let mut record = inodes::get(tables, inode)?;
+    check_regular(&record)?;
+    if size > FILE_BYTES_MAX {
+        return Err(ErrorCode::FileTooLarge.into());
+    }
+    let before = record.size;
+    record.size = size;
+    record.changed = now.into();
+    if modified {
+        record.modified = now.into();
+    }
+    let mut cut = None;
+    if size < before {
+        cut = Some(intents::cut(
+            tables,
+            inode,
+            &mut record,
+            size,
+            Some(before),
+        )?);
+    }
+    inodes::put(tables, inode, &record)?;
+    Ok(Effect {
+        cut,
+        ..Effect::on(inode, record)
+    })
+}
+
+fn check_regular(record: &InodeRecord) -> Result<(), ErrorCode> {
+    match record.kind {
+        StoredKind::Regular => Ok(()),
+        StoredKind::Dir => Err(ErrorCode::IsADir),
+        _ => Err(ErrorCode::InvalidArgument),
+    }
+}
+
+/// Takes over what the holder of the exclusive lease knows.
+///
+/// The size never goes down by a push: shrinking is `set`, with its cut; a smaller size here was
+/// sent before the file grew. setuid and setgid stay: the kernel of a caller without the right
+/// to keep them has had them removed (`SetAttr`) before it wrote, and a push that is late must
+/// not undo a later chmod.
+pub(super) fn push(
+    tables: &mut dyn Write,
+    now: Timestamp,
+    inode: InodeId,
+    push: &SizeTimes,
+) -> Done<Effect> {
+    let mut record = inodes::get(tables, inode)?;
+    for time in [push.accessed, push.modified].into_iter().flatten() {
+        check_time(time)?;
+    }
+    if record.kind == StoredKind::Regular {
+        if push.size > FILE_BYTES_MAX {
+            return Err(ErrorCode::FileTooLarge.into());
+        }
+        record.size = record.size.max(push.size);
+    }
+    if push.wrote || push.modified.is_some() {
+        record.modified = push.modified.unwrap_or(now).into();
+        record.changed = now.into();
+    }
+    if let Some(accessed) = push.accessed {
+        record.accessed = accessed.into();
+    }
+    inodes::put(tables, inode, &record)?;
+    Ok(Effect::on(inode, record))
+}
+
+/// Cuts off what a session that is gone may have written beyond the recorded size. Size and
+/// times stay: nobody has seen what goes.
+pub(super) fn settle(tables: &mut dyn Write, inode: InodeId) -> Done<Effect> {
+    let Some(mut record) = inodes::find(tables, inode)? else {
+        return Ok(Effect::default());
+    };
+    if record.kind != StoredKind::Regular {
+        return Ok(Effect::on(inode, record));
+    }
+    let size = record.size;
+    let cut: Generation = intents::cut(tables, inode, &mut record, size, None)?;
+    inodes::put(tables, inode, &record)?;
+    Ok(Effect {
+        cut: Some(cut),
+        ..Effect::on(inode, record)
+    })
+}
