@@ -16,6 +16,7 @@
 //! service fences it and settles what it left -> `FinishEnd` -> ended: interest and ledger are
 //! gone, the fence entry stays -> `ForgetFence` -> nothing is left of it.
 
+pub mod fsck;
 mod interest;
 mod keys;
 pub mod ledger;
