@@ -273,4 +273,9 @@ impl State {
     pub(super) fn pending_len(&self) -> usize {
         self.pending.len()
     }
+
+    #[cfg(test)]
+    pub(super) fn reply_bytes(&self) -> usize {
+        self.reply_bytes
+    }
 }
