@@ -67,7 +67,7 @@ pub const LOCK_WAITERS_MAX: usize = 100_000;
 
 const _: () = {
     assert!(IO_BYTES_MAX + BLOCK_BYTES <= PAYLOAD_BYTES_MAX);
-    assert!(CHUNK_BYTES_DEFAULT as usize % BLOCK_BYTES == 0);
+    assert!((CHUNK_BYTES_DEFAULT as usize).is_multiple_of(BLOCK_BYTES));
     assert!(IO_BYTES_MAX <= CHUNK_BYTES_DEFAULT as usize);
     assert!(IN_FLIGHT_PAYLOAD_BYTES_MAX >= PAYLOAD_BYTES_MAX * 4);
 };

@@ -34,6 +34,11 @@ pub trait Request: Serialize + DeserializeOwned + Send + 'static {
     type Response: Serialize + DeserializeOwned + Send + 'static;
 }
 
+/// Something to be done for every method of the protocol, with its types at hand.
+pub trait Visit {
+    fn method<R: Request>(&mut self);
+}
+
 /// Declares method numbers: `requests! { 0x0101 Lookup => Entry; ... }`.
 macro_rules! requests {
     ($( $number:literal $request:ident => $response:ty; )*) => {
@@ -46,6 +51,11 @@ macro_rules! requests {
         )*
         /// Method numbers and names of this module.
         pub const METHODS: &[(u16, &str)] = &[$(($number, stringify!($request))),*];
+
+        /// Visits the methods of this module, in the order of their numbers.
+        pub fn visit(visitor: &mut impl $crate::msg::Visit) {
+            $( visitor.method::<$request>(); )*
+        }
     };
 }
 pub(crate) use requests;
@@ -67,6 +77,18 @@ pub fn methods() -> impl Iterator<Item = (u16, &'static str)> {
     .copied()
 }
 
+/// Visits every method of the protocol, by module.
+pub fn visit(visitor: &mut impl Visit) {
+    session::visit(visitor);
+    namespace::visit(visitor);
+    callback::visit(visitor);
+    registry::visit(visitor);
+    control::visit(visitor);
+    chunk::visit(visitor);
+    peer::visit(visitor);
+    admin::visit(visitor);
+}
+
 /// The name of a method number, for logs.
 pub fn method_name(method: u16) -> &'static str {
     methods()
@@ -76,6 +98,22 @@ pub fn method_name(method: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    struct Numbers(Vec<u16>);
+
+    impl super::Visit for Numbers {
+        fn method<R: super::Request>(&mut self) {
+            self.0.push(R::METHOD);
+        }
+    }
+
+    #[test]
+    fn every_method_is_visited() {
+        let mut visited = Numbers(Vec::new());
+        super::visit(&mut visited);
+        let listed: Vec<u16> = super::methods().map(|(number, _)| number).collect();
+        assert_eq!(visited.0, listed);
+    }
+
     #[test]
     fn method_numbers_are_distinct() {
         let mut numbers: Vec<u16> = super::methods().map(|(number, _)| number).collect();

@@ -275,6 +275,11 @@ impl State {
     }
 
     #[cfg(test)]
+    pub(super) fn unanswered_len(&self) -> usize {
+        self.unanswered.len()
+    }
+
+    #[cfg(test)]
     pub(super) fn reply_bytes(&self) -> usize {
         self.reply_bytes
     }

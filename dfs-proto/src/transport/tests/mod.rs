@@ -59,6 +59,7 @@ struct Tester {
     held: Mutex<VecDeque<Incoming>>,
     events: Mutex<Vec<String>>,
     connections: Mutex<Vec<Connection>>,
+    made: AtomicU64,
     changed: Notify,
 }
 
@@ -89,6 +90,10 @@ impl Tester {
         self.until(|t| t.held() > 0).await;
         let mut held = self.held.lock().expect("no test panics here");
         held.pop_front().expect("one is held")
+    }
+
+    fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
     }
 
     fn events(&self) -> Vec<String> {
@@ -126,6 +131,8 @@ impl Service for Tester {
                 let Make(len) = incoming.decode().expect("tests send it well-formed");
                 let payload = PayloadMut::zeroed(len as usize).freeze();
                 incoming.answer::<Make>(Ok(()), payload);
+                self.made.fetch_add(1, Ordering::Relaxed);
+                self.changed.notify_waiters();
             }
             _ => incoming.refuse_unknown(),
         }
@@ -224,7 +231,7 @@ fn echo(text: &str) -> Echo {
 fn pattern(len: usize) -> Payload {
     let mut payload = PayloadMut::with_len(len);
     for (at, byte) in payload.iter_mut().enumerate() {
-        *byte = (at * 31 >> 3) as u8;
+        *byte = ((at * 31) >> 3) as u8;
     }
     payload.freeze()
 }
