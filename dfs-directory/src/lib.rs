@@ -1,7 +1,10 @@
 //! The directory service: names -> inodes -> which servers; who is alive; who may do what.
 
+pub mod lease;
 pub mod namespace;
 pub mod placement;
+pub mod raft;
 pub mod session;
 pub mod state;
+pub mod storage;
 pub mod tasks;

@@ -1,0 +1,171 @@
+//! The handle that the services use: changes in, outcomes out; linearizable reads.
+//!
+//! It belongs to no runtime: any thread may await it.
+
+use super::batcher::Proposals;
+#[cfg(any(test, feature = "testing"))]
+use super::in_memory::InMemory;
+use super::reader::Confirmations;
+use super::runtime::Core;
+use super::state_machine::Progress;
+use super::status::RaftStatus;
+use crate::state::tables::{Read, TableError};
+use crate::state::{Change, Outcome};
+use crate::storage::Store;
+use dfs_proto::error::{Error, ErrorCode, Result};
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::watch;
+
+/// The replicated state, as seen from this member.
+#[derive(Clone)]
+pub struct RaftHandle(pub(super) Inner);
+
+#[derive(Clone)]
+pub(super) enum Inner {
+    Live(Arc<Live>),
+    #[cfg(any(test, feature = "testing"))]
+    InMemory(InMemory),
+}
+
+/// The tables, until the member has shut down.
+pub(super) type StoreSlot = Arc<RwLock<Option<Arc<Store>>>>;
+
+/// A member with log and tables on disk.
+pub(super) struct Live {
+    pub(super) proposals: Proposals,
+    pub(super) confirmations: Confirmations,
+    /// Given up at the shutdown, so that the files are free for whoever opens them next.
+    pub(super) store: StoreSlot,
+    pub(super) progress: Arc<Progress>,
+    pub(super) status: watch::Receiver<RaftStatus>,
+    pub(super) core: Core,
+}
+
+impl fmt::Debug for RaftHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RaftHandle").field(&self.status()).finish()
+    }
+}
+
+impl RaftHandle {
+    /// Logs a change and returns its outcome: the change is then on the disks of a majority and
+    /// applied here. Changes of one caller that awaits each are applied in its order.
+    ///
+    /// `NotLeader` (with the leader's member id) and `Overloaded` mean that nothing was logged;
+    /// after `Disconnected` and `StorageFailed` the outcome is unknown.
+    pub async fn commit(&self, change: Change) -> Result<Outcome> {
+        match &self.0 {
+            Inner::Live(live) => live.proposals.propose(change).await,
+            #[cfg(any(test, feature = "testing"))]
+            Inner::InMemory(memory) => memory.commit(change),
+        }
+    }
+
+    /// Runs `f` on a state that holds every change acknowledged before the call, by whichever
+    /// leader. `f` runs on the caller's thread and sees one moment of the state.
+    pub async fn read<T, F>(&self, f: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Read) -> Result<T, TableError> + Send + 'static,
+    {
+        match &self.0 {
+            Inner::Live(live) => {
+                live.confirmations.confirm().await?;
+                live.read(f)
+            }
+            #[cfg(any(test, feature = "testing"))]
+            Inner::InMemory(memory) => memory.read(f),
+        }
+    }
+
+    /// Runs `f` on what this member has applied, which may lag behind the leader: for status
+    /// reports, never for answers to mounts or servers.
+    pub fn read_local<T, F>(&self, f: F) -> Result<T>
+    where
+        F: FnOnce(&dyn Read) -> Result<T, TableError>,
+    {
+        match &self.0 {
+            Inner::Live(live) => live.read(f),
+            #[cfg(any(test, feature = "testing"))]
+            Inner::InMemory(memory) => memory.read_local(f),
+        }
+    }
+
+    pub fn status(&self) -> RaftStatus {
+        match &self.0 {
+            Inner::Live(live) => live.status(),
+            #[cfg(any(test, feature = "testing"))]
+            Inner::InMemory(memory) => memory.status(),
+        }
+    }
+
+    /// Follows the status: changes of leadership are seen here first. (`applied` moves too often
+    /// to be told here; ask `status` for it.)
+    pub fn watch(&self) -> watch::Receiver<RaftStatus> {
+        match &self.0 {
+            Inner::Live(live) => live.status.clone(),
+            #[cfg(any(test, feature = "testing"))]
+            Inner::InMemory(memory) => memory.watch(),
+        }
+    }
+
+    /// Waits until this member leads; returns its status then. `StorageFailed` or
+    /// `ShuttingDown` when it never will.
+    pub async fn leading(&self) -> Result<RaftStatus> {
+        let mut watch = self.watch();
+        let status = watch
+            .wait_for(|s| s.leading || s.failed.is_some())
+            .await
+            .map_err(|_| Error::new(ErrorCode::ShuttingDown, "the directory member has stopped"))?
+            .clone();
+        match status.failed {
+            Some(why) => Err(Error::new(ErrorCode::StorageFailed, why)),
+            None => Ok(status),
+        }
+    }
+
+    /// Ends only when the member has failed for good (its disk), with the reason: the process
+    /// should then stop.
+    pub async fn failed(&self) -> String {
+        let mut watch = self.watch();
+        match watch.wait_for(|s| s.failed.is_some()).await {
+            Ok(status) => status.failed.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Stops the member: no more changes, the applied state is made durable, the log closed and
+    /// the data dir unlocked. Later calls answer `ShuttingDown`.
+    pub async fn shutdown(&self) {
+        match &self.0 {
+            Inner::Live(live) => live.core.shutdown().await,
+            #[cfg(any(test, feature = "testing"))]
+            Inner::InMemory(memory) => memory.shutdown(),
+        }
+    }
+}
+
+impl Live {
+    fn read<T, F>(&self, f: F) -> Result<T>
+    where
+        F: FnOnce(&dyn Read) -> Result<T, TableError>,
+    {
+        let failed = |e: TableError| Error::new(ErrorCode::StorageFailed, e.to_string());
+        let view = {
+            let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
+            let store = store
+                .as_ref()
+                .ok_or_else(|| Error::bare(ErrorCode::ShuttingDown))?;
+            store.read().map_err(failed)?
+        };
+        f(&view).map_err(failed)
+    }
+
+    fn status(&self) -> RaftStatus {
+        let mut status = self.status.borrow().clone();
+        status.applied = self.progress.applied.load(Ordering::Acquire);
+        status
+    }
+}

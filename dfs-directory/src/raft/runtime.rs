@@ -1,0 +1,376 @@
+//! The raft thread: opens the member's files, runs openraft, closes everything.
+
+use super::batcher::{self, Batcher};
+use super::handle::{Inner, Live, RaftHandle, StoreSlot};
+use super::log_store::LogStore;
+use super::network::Peers;
+use super::reader::{self, Confirmer};
+use super::state_machine::StateMachine;
+use super::status::RaftStatus;
+use super::types::{Raft, log_id};
+use super::{RaftOptions, StartError, keeper};
+use crate::storage::identity::Stage;
+use crate::storage::log::{Log, Vote};
+use crate::storage::{DataDir, Store};
+use dfs_proto::ids::MemberId;
+use openraft::{BasicNode, ServerState, SnapshotPolicy};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+/// openraft also uses it as the deadline of an append to another member: a flush there may take
+/// most of it.
+const HEARTBEAT_MS: u64 = 100;
+/// A follower that hears nothing stands for election after a time in this range.
+const ELECTION_MS: (u64, u64) = (300, 600);
+/// Deadline of one piece of a snapshot at its receiver; the last one is installed within it.
+const SNAPSHOT_PIECE_MS: u64 = 30_000;
+const SNAPSHOT_PIECE_BYTES: u64 = 1 << 20;
+/// Entries kept behind a snapshot, for members that are a little late.
+const LATE_ENTRIES: u64 = 1000;
+
+/// What a handle keeps of the thread. When the last handle goes, the member shuts down.
+#[derive(Debug)]
+pub(super) struct Core {
+    stop: mpsc::Sender<()>,
+    done: watch::Receiver<bool>,
+}
+
+impl Core {
+    pub(super) async fn shutdown(&self) {
+        // Full: somebody has asked already. Closed: it has stopped.
+        let _ = self.stop.try_send(());
+        let mut done = self.done.clone();
+        // An error means that the thread is gone.
+        let _ = done.wait_for(|done| *done).await;
+    }
+}
+
+pub(super) async fn start(options: RaftOptions) -> Result<RaftHandle, StartError> {
+    let (started, handle) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .thread_name("raft-files")
+        .build()
+        .map_err(StartError::Thread)?;
+    thread::Builder::new()
+        .name("raft".to_owned())
+        .spawn(move || runtime.block_on(run(options, started)))
+        .map_err(StartError::Thread)?;
+    handle.await.unwrap_or_else(|_| {
+        Err(StartError::Raft(
+            "the raft thread ended at its start".to_owned(),
+        ))
+    })
+}
+
+async fn run(options: RaftOptions, started: oneshot::Sender<Result<RaftHandle, StartError>>) {
+    let (stop, mut stopping) = mpsc::channel(1);
+    let (done, is_done) = watch::channel(false);
+    let member = match Member::open(options).await {
+        Ok(member) => member,
+        Err(e) => {
+            let _ = started.send(Err(e));
+            return;
+        }
+    };
+    let core = Core {
+        stop,
+        done: is_done,
+    };
+    let (member, handle) = member.serve(core);
+    if started.send(Ok(handle)).is_ok() {
+        // `None`: the last handle is gone.
+        let _ = stopping.recv().await;
+    }
+    member.close().await;
+    let _ = done.send(true);
+}
+
+/// A member with its files open.
+struct Member {
+    raft: Raft,
+    log: LogStore,
+    machine: StateMachine,
+    store: StoreSlot,
+    alone: Arc<AtomicBool>,
+    id: MemberId,
+    log_bytes_max: u64,
+    /// Unlocked at the very end.
+    data: DataDir,
+}
+
+/// A member whose tasks run.
+struct Serving {
+    member: Member,
+    tasks: JoinSet<()>,
+}
+
+impl Member {
+    async fn open(options: RaftOptions) -> Result<Self, StartError> {
+        let RaftOptions {
+            mut data,
+            address,
+            segment_bytes,
+            log_bytes_max,
+        } = options;
+        let id = data.identity().member;
+        let (log, store) = open_files(&data, segment_bytes)?;
+        let pristine = log.vote().is_none() && log.last().is_none();
+        let purged = log.purged().map(log_id);
+        let store = Arc::new(store);
+        let machine = StateMachine::open(Arc::clone(&store), data.path(), id.0, purged)?;
+        check_together(&data, &log, &machine, pristine)?;
+
+        let alone = Arc::new(AtomicBool::new(false));
+        let log = LogStore::new(log, id.0, Arc::clone(&alone));
+        let raft = Raft::new(id.0, config()?, Peers, log.clone(), machine.clone())
+            .await
+            .map_err(|e| StartError::Raft(e.to_string()))?;
+        machine.set_running();
+        if pristine && data.identity().stage == Stage::Founding {
+            let members = BTreeMap::from([(id.0, BasicNode::new(address))]);
+            raft.initialize(members)
+                .await
+                .map_err(|e| StartError::Raft(e.to_string()))?;
+        }
+        if data.identity().stage != Stage::Joining {
+            data.founded()?;
+        }
+        let only_voter = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow();
+            metrics
+                .membership_config
+                .membership()
+                .voter_ids()
+                .eq([id.0])
+        };
+        alone.store(only_voter, Ordering::SeqCst);
+        if only_voter {
+            // Nobody else can lead: there is nothing to wait for.
+            let elected = raft.trigger().elect().await;
+            elected.map_err(|e| StartError::Raft(e.to_string()))?;
+        }
+        Ok(Self {
+            raft,
+            log,
+            machine,
+            store: Arc::new(RwLock::new(Some(store))),
+            alone,
+            id,
+            log_bytes_max,
+            data,
+        })
+    }
+
+    fn serve(self, core: Core) -> (Serving, RaftHandle) {
+        let (status, statuses) = watch::channel(RaftStatus {
+            member: self.id,
+            ..RaftStatus::default()
+        });
+        let (proposals, batcher) = batcher::new(statuses.clone());
+        let (confirmations, confirmer) = reader::new(Arc::clone(&self.alone), statuses.clone());
+        let tasks = self.spawn_tasks(status, batcher, confirmer);
+        let live = Live {
+            proposals,
+            confirmations,
+            store: Arc::clone(&self.store),
+            progress: Arc::clone(&self.machine.progress),
+            status: statuses,
+            core,
+        };
+        let serving = Serving {
+            member: self,
+            tasks,
+        };
+        (serving, RaftHandle(Inner::Live(Arc::new(live))))
+    }
+
+    fn spawn_tasks(
+        &self,
+        status: watch::Sender<RaftStatus>,
+        batcher: Batcher,
+        confirmer: Confirmer,
+    ) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow(self.raft.clone(), status));
+        tasks.spawn(batcher.run(self.raft.clone()));
+        tasks.spawn(confirmer.run(self.raft.clone()));
+        tasks.spawn(keeper::run(
+            self.raft.clone(),
+            self.log.clone(),
+            self.machine.clone(),
+            self.log_bytes_max,
+        ));
+        tasks
+    }
+}
+
+impl Serving {
+    async fn close(self) {
+        let Self { member, mut tasks } = self;
+        // What openraft has taken in is finished; who still waits hears that it stopped.
+        if let Err(e) = member.raft.shutdown().await {
+            log::error!("raft did not end cleanly: {e}");
+        }
+        tasks.shutdown().await;
+        if let Err(e) = member.machine.checkpoint().await {
+            log::error!("the state tables can't be flushed: {e}; the log holds what they lack");
+        }
+        if let Err(e) = member.log.close() {
+            log::error!("the log can't be closed cleanly: {e}");
+        }
+        member
+            .store
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Member {
+            raft,
+            log,
+            machine,
+            data,
+            ..
+        } = member;
+        drop((raft, log, machine));
+        drop(data);
+    }
+}
+
+fn config() -> Result<Arc<openraft::Config>, StartError> {
+    let config = openraft::Config {
+        cluster_name: "dfs".to_owned(),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MS.0,
+        election_timeout_max: ELECTION_MS.1,
+        install_snapshot_timeout: SNAPSHOT_PIECE_MS,
+        snapshot_max_chunk_size: SNAPSHOT_PIECE_BYTES,
+        // The keeper says when, by size.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: LATE_ENTRIES,
+        // A member that the log can still serve is not sent a snapshot.
+        replication_lag_threshold: u64::MAX,
+        ..openraft::Config::default()
+    };
+    config
+        .validate()
+        .map(Arc::new)
+        .map_err(|e| StartError::Raft(e.to_string()))
+}
+
+fn open_files(data: &DataDir, segment_bytes: u64) -> Result<(Log, Store), StartError> {
+    let mut log = Log::open_with(&data.path().join("raft"), segment_bytes)?;
+    // A leader that restarts begins a new reign, with a new term: what its last one kept in
+    // memory is gone. Claiming less than was won is always safe.
+    if let Some(vote) = log.vote()
+        && vote.committed
+        && vote.member == data.identity().member.0
+    {
+        log.save_vote(Vote {
+            committed: false,
+            ..vote
+        })?;
+    }
+    let store = Store::open(&data.path().join("tables.redb"))?;
+    Ok((log, store))
+}
+
+/// Refuses a data dir of which a part is missing or older than the rest.
+fn check_together(
+    data: &DataDir,
+    log: &Log,
+    machine: &StateMachine,
+    pristine: bool,
+) -> Result<(), StartError> {
+    if pristine && data.identity().stage == Stage::Founded {
+        return Err(StartError::Inconsistent("the log is gone".to_owned()));
+    }
+    let applied = machine.last_applied()?;
+    if let Some(purged) = log.purged()
+        && applied.is_none_or(|id| id.index < purged.index)
+    {
+        return Err(StartError::Inconsistent(format!(
+            "the log begins behind entry {}, the state tables end before it",
+            purged.index
+        )));
+    }
+    let end = log.last().map(log_id);
+    if data.identity().stage == Stage::Founded && applied > end {
+        return Err(StartError::Inconsistent(
+            "the state tables are ahead of the log".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// Keeps the status up to date with what openraft reports.
+async fn follow(raft: Raft, status: watch::Sender<RaftStatus>) {
+    let mut metrics = raft.metrics();
+    loop {
+        let next = {
+            let metrics = metrics.borrow_and_update();
+            let member = MemberId(metrics.id);
+            let failed = metrics
+                .running_state
+                .as_ref()
+                .err()
+                .map(ToString::to_string);
+            // Its first entry of this term is applied, and so is everything before it.
+            let caught_up = metrics.last_applied.is_some_and(|last| {
+                last.leader_id.term == metrics.current_term && last.leader_id.node_id == metrics.id
+            });
+            let leading = failed.is_none()
+                && metrics.state == ServerState::Leader
+                && metrics.current_leader == Some(metrics.id)
+                && caught_up;
+            RaftStatus {
+                member,
+                term: metrics.current_term,
+                leader: metrics.current_leader.map(MemberId),
+                leading,
+                applied: 0,
+                life: if leading {
+                    RaftStatus::life_of(metrics.current_term, member)
+                } else {
+                    0
+                },
+                failed,
+            }
+        };
+        status.send_if_modified(|present| {
+            let changed = *present != next;
+            if changed {
+                report(present, &next);
+                *present = next;
+            }
+            changed
+        });
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn report(before: &RaftStatus, now: &RaftStatus) {
+    if let Some(why) = &now.failed {
+        if before.failed.is_none() {
+            log::error!("{} has stopped: {why}", now.member);
+        }
+    } else if now.leading != before.leading {
+        let verb = if now.leading {
+            "leads"
+        } else {
+            "no longer leads"
+        };
+        log::info!("{} {verb}, term {}", now.member, now.term);
+    } else if now.leader != before.leader && !now.leading {
+        match now.leader {
+            Some(leader) if leader != now.member => log::info!("{} follows {leader}", now.member),
+            _ => log::info!("{} knows no leader, term {}", now.member, now.term),
+        }
+    }
+}

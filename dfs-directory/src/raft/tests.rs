@@ -1,0 +1,1 @@
+//! The member as a whole, on a real disk.
