@@ -1,20 +1,14 @@
 //! Changes of servers and groups, as the log carries them.
 
-use super::record::{self, ClusterFormat, GroupRecord, ServerRecord};
+use super::record::{self, GroupRecord, ServerRecord};
 use crate::state::tables::{TableError, Write};
 use dfs_proto::attr::Timestamp;
 use dfs_proto::cluster::GroupConfig;
-use dfs_proto::ids::{Epoch, GroupId, Incarnation, NodeId, ServerId, ServerRun, SessionId};
+use dfs_proto::ids::{Epoch, GroupId, Incarnation, NodeId, ServerId, ServerRun};
 use serde::{Deserialize, Serialize};
-
-/// Ended sessions that are remembered. A session that is pushed out ended 16,384 unclean ends
-/// ago; its epochs are long gone by then, and requests that name them are refused anyway.
-pub const FENCED_MAX: usize = 16_384;
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum PlacementCommand {
-    /// The first command of a cluster. Repeated, it changes nothing.
-    Format(ClusterFormat),
     /// A run of a file server is there. Idempotent; a known node keeps its server id.
     RegisterServer {
         node: NodeId,
@@ -32,13 +26,10 @@ pub enum PlacementCommand {
     /// All in-sync members have adopted these epochs and are equal: they serve. An epoch that
     /// is not the group's last any more is left alone.
     Effective { groups: Vec<(GroupId, Epoch)> },
-    /// This session has ended: no server accepts anything of it any more.
-    Fence { session: SessionId },
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum PlacementOutcome {
-    Done,
     Registered {
         server: ServerId,
     },
@@ -54,12 +45,6 @@ pub fn apply(
     command: &PlacementCommand,
 ) -> Result<PlacementOutcome, TableError> {
     match command {
-        PlacementCommand::Format(format) => {
-            if record::format(tables)?.is_none() {
-                record::store_format(tables, format)?;
-            }
-            Ok(PlacementOutcome::Done)
-        }
         PlacementCommand::RegisterServer {
             node,
             incarnation,
@@ -77,16 +62,6 @@ pub fn apply(
         }
         PlacementCommand::Change { gone, groups } => change(tables, gone, groups),
         PlacementCommand::Effective { groups } => effective(tables, groups),
-        PlacementCommand::Fence { session } => {
-            let mut fenced = record::fenced(tables)?;
-            if !fenced.contains(session) {
-                fenced.push(*session);
-                let excess = fenced.len().saturating_sub(FENCED_MAX);
-                fenced.drain(..excess);
-                record::store_fenced(tables, &fenced)?;
-            }
-            Ok(PlacementOutcome::Done)
-        }
     }
 }
 

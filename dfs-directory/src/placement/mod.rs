@@ -3,10 +3,19 @@
 //! Pure: no network, clock or disk. `transition` decides which epoch a group gets next and
 //! `spread` which servers a group gets at all; the leader's tasks (`crate::tasks`) ask them, put
 //! the answer into the log as a `PlacementCommand`, and carry it out. The tables `Servers` and
-//! `Groups`, and `Meta` keys that begin with `placement.`, belong to this module.
+//! `Groups`, and the `Meta` key `placement.map`, belong to this module.
 
 mod command;
+mod plan;
 mod record;
+mod spread;
+mod stored;
+pub mod transition;
 
-pub use command::{FENCED_MAX, PlacementCommand, PlacementOutcome, apply};
-pub use record::{ClusterFormat, GroupRecord, Placed, ServerRecord, fenced, format, map_version};
+#[cfg(test)]
+mod tests;
+
+pub use command::{PlacementCommand, PlacementOutcome, apply};
+pub use plan::plan;
+pub use record::{GroupRecord, Placed, ServerRecord, map_version};
+pub use spread::first_epochs;

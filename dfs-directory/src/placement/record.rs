@@ -1,42 +1,21 @@
 //! What is stored about the cluster, its servers and its groups.
 
+use super::stored::{StoredGroup, StoredServer};
+use crate::namespace::{self, Format};
+use crate::session;
+use crate::state::record::{Record, decode_record, load_record, store_record};
 use crate::state::tables::{self, Read, Table, TableError, Write};
 use dfs_proto::cluster::{ClusterMap, GroupConfig, GroupEntry, MemberState, ServerEntry};
 use dfs_proto::ids::{
-    ClusterId, Epoch, GroupId, Incarnation, MapVersion, NodeId, ServerId, ServerRun, SessionId,
+    Epoch, GroupId, Incarnation, MapVersion, NodeId, ServerId, ServerRun, SessionId,
 };
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-const FORMAT_KEY: &[u8] = b"placement.format";
 const MAP_VERSION_KEY: &[u8] = b"placement.map";
-const FENCED_KEY: &[u8] = b"placement.fenced";
-
-/// What is chosen once, when a cluster is formatted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ClusterFormat {
-    pub cluster: ClusterId,
-    /// Wanted members of each group.
-    pub replicas: u8,
-    /// Number of replica groups.
-    pub groups: u32,
-    /// Fewer in-sync members than this, and writes wait.
-    pub min_in_sync: u8,
-    /// Chunk size of new files, bytes.
-    pub chunk_bytes: u32,
-}
-
-impl ClusterFormat {
-    /// The default least number of in-sync members: a majority of three; with one or two
-    /// replicas writes go on with the last one.
-    pub fn default_min_in_sync(replicas: u8) -> u8 {
-        if replicas >= 3 { 2 } else { 1 }
-    }
-}
 
 /// A file server that has ever registered.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerRecord {
     pub node: NodeId,
     pub incarnation: Incarnation,
@@ -49,7 +28,7 @@ pub struct ServerRecord {
 }
 
 /// A replica group.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupRecord {
     /// The servers that should hold it, the preferred primary first.
     pub home: Vec<ServerId>,
@@ -76,23 +55,24 @@ impl GroupRecord {
 /// All of it, as one value: small (some kilobytes), read anew after each change.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Placed {
-    pub format: Option<ClusterFormat>,
+    /// What the cluster was formatted with.
+    pub format: Option<Format>,
     pub map_version: MapVersion,
     pub servers: BTreeMap<ServerId, ServerRecord>,
     pub groups: BTreeMap<GroupId, GroupRecord>,
-    /// Ended sessions of which no server may accept anything any more.
+    /// Ending and ended sessions, of which no server may accept anything any more.
     pub fenced: Vec<SessionId>,
 }
 
 impl Placed {
     /// Reads everything.
-    pub fn load(tables: &(impl Read + ?Sized)) -> Result<Self, TableError> {
+    pub fn load(tables: &dyn Read) -> Result<Self, TableError> {
         Ok(Self {
-            format: format(tables)?,
+            format: namespace::read::format(tables)?,
             map_version: map_version(tables)?,
             servers: servers(tables)?,
             groups: groups(tables)?,
-            fenced: fenced(tables)?,
+            fenced: session::read::fence_list(tables)?,
         })
     }
 
@@ -158,18 +138,6 @@ impl Placed {
     }
 }
 
-/// What the cluster was formatted with; `None` on a member that has not been formatted.
-pub fn format(tables: &(impl Read + ?Sized)) -> Result<Option<ClusterFormat>, TableError> {
-    tables::load(tables, Table::Meta, FORMAT_KEY)
-}
-
-pub(super) fn store_format(
-    tables: &mut (impl Write + ?Sized),
-    format: &ClusterFormat,
-) -> Result<(), TableError> {
-    tables::store(tables, Table::Meta, FORMAT_KEY, format)
-}
-
 /// The version of the cluster map: rises with each change of servers and groups.
 pub fn map_version(tables: &(impl Read + ?Sized)) -> Result<MapVersion, TableError> {
     Ok(tables::load(tables, Table::Meta, MAP_VERSION_KEY)?.unwrap_or_default())
@@ -180,22 +148,12 @@ pub(super) fn raise_map_version(tables: &mut (impl Write + ?Sized)) -> Result<()
     tables::store(tables, Table::Meta, MAP_VERSION_KEY, &next)
 }
 
-/// The ended sessions that servers have to know of.
-pub fn fenced(tables: &(impl Read + ?Sized)) -> Result<Vec<SessionId>, TableError> {
-    Ok(tables::load(tables, Table::Meta, FENCED_KEY)?.unwrap_or_default())
-}
-
-pub(super) fn store_fenced(
-    tables: &mut (impl Write + ?Sized),
-    fenced: &[SessionId],
-) -> Result<(), TableError> {
-    tables::store(tables, Table::Meta, FENCED_KEY, &fenced)
-}
-
 pub(super) fn servers(
     tables: &(impl Read + ?Sized),
 ) -> Result<BTreeMap<ServerId, ServerRecord>, TableError> {
-    scan_numbered(tables, Table::Servers, ServerId)
+    scan_numbered(tables, Table::Servers, |number, stored: StoredServer| {
+        (ServerId(number), stored.into())
+    })
 }
 
 pub(super) fn store_server(
@@ -203,18 +161,24 @@ pub(super) fn store_server(
     server: ServerId,
     record: &ServerRecord,
 ) -> Result<(), TableError> {
-    tables::store(tables, Table::Servers, &server.0.to_be_bytes(), record)
+    let key = server.0.to_be_bytes();
+    store_record(tables, Table::Servers, &key, &StoredServer::from(record))
 }
 
 fn groups(tables: &(impl Read + ?Sized)) -> Result<BTreeMap<GroupId, GroupRecord>, TableError> {
-    scan_numbered(tables, Table::Groups, GroupId)
+    scan_numbered(tables, Table::Groups, |number, stored: StoredGroup| {
+        let group = GroupId(number);
+        (group, stored.into_record(group))
+    })
 }
 
 pub(super) fn group(
     tables: &(impl Read + ?Sized),
     group: GroupId,
 ) -> Result<Option<GroupRecord>, TableError> {
-    tables::load(tables, Table::Groups, &group.0.to_be_bytes())
+    let key = group.0.to_be_bytes();
+    let stored: Option<StoredGroup> = load_record(tables, Table::Groups, &key)?;
+    Ok(stored.map(|stored| stored.into_record(group)))
 }
 
 pub(super) fn store_group(
@@ -222,24 +186,26 @@ pub(super) fn store_group(
     group: GroupId,
     record: &GroupRecord,
 ) -> Result<(), TableError> {
-    tables::store(tables, Table::Groups, &group.0.to_be_bytes(), record)
+    let key = group.0.to_be_bytes();
+    store_record(tables, Table::Groups, &key, &StoredGroup::from(record))
 }
 
 /// A table whose keys are big-endian 32-bit numbers.
-fn scan_numbered<K: Ord, V: serde::de::DeserializeOwned>(
+fn scan_numbered<K: Ord, S: Record, V>(
     tables: &(impl Read + ?Sized),
     table: Table,
-    id: fn(u32) -> K,
+    entry: impl Fn(u32, S) -> (K, V),
 ) -> Result<BTreeMap<K, V>, TableError> {
     let mut found = BTreeMap::new();
     let mut failed = None;
     tables.scan(table, &[], &mut |key, value| {
         let parsed = <[u8; 4]>::try_from(key)
-            .map_err(|_| TableError(format!("key of {} bytes in {table:?}", key.len())))
-            .and_then(|key| Ok((u32::from_be_bytes(key), tables::decode(value)?)));
+            .map_err(|_| TableError(format!("a key of {} bytes in {table:?}", key.len())))
+            .and_then(|key| Ok((u32::from_be_bytes(key), decode_record(value)?)));
         match parsed {
-            Ok((number, record)) => {
-                found.insert(id(number), record);
+            Ok((number, stored)) => {
+                let (key, record) = entry(number, stored);
+                found.insert(key, record);
                 ControlFlow::Continue(())
             }
             Err(e) => {

@@ -1,8 +1,10 @@
 //! The handle through which the rest of the directory sees file servers and groups.
 
+use super::events::stopping;
+use super::view::{Signs, View};
 use dfs_proto::attr::StatFs;
 use dfs_proto::cluster::ClusterMap;
-use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::error::Result;
 use dfs_proto::ids::{Generation, InodeId, SessionId};
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -12,14 +14,14 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 pub(crate) struct CutWait {
     pub(crate) inode: InodeId,
     pub(crate) generation: Generation,
-    pub(crate) done: oneshot::Sender<()>,
+    pub(crate) done: oneshot::Sender<Result<()>>,
 }
 
 /// A wait for the end of a fence.
 #[derive(Debug)]
 pub(crate) struct FenceWait {
     pub(crate) session: SessionId,
-    pub(crate) done: oneshot::Sender<()>,
+    pub(crate) done: oneshot::Sender<Result<()>>,
 }
 
 /// What the tasks offer: the present map, and waits for what they drive.
@@ -27,6 +29,8 @@ pub(crate) struct FenceWait {
 pub struct Placement {
     pub(crate) map: watch::Receiver<Arc<ClusterMap>>,
     pub(crate) space: watch::Receiver<StatFs>,
+    pub(crate) view: watch::Receiver<Arc<View>>,
+    pub(crate) signs: watch::Receiver<Signs>,
     pub(crate) intents: Arc<Notify>,
     pub(crate) cuts: mpsc::Sender<CutWait>,
     pub(crate) fences: mpsc::Sender<FenceWait>,
@@ -44,7 +48,8 @@ impl Placement {
     }
 
     /// Waits until no logged intent of the inode up to this generation is left: every replica
-    /// has made the cut. No deadline: drop the future to stop waiting.
+    /// has made the cut. No deadline: drop the future to stop
+    /// waiting. `NotLeader` if this member does not lead.
     pub async fn cut_done(&self, inode: InodeId, generation: Generation) -> Result<()> {
         let (done, ended) = oneshot::channel();
         self.cuts
@@ -56,19 +61,20 @@ impl Placement {
             .await
             .map_err(|_| stopping())?;
         self.intents.notify_one();
-        ended.await.map_err(|_| stopping())
+        ended.await.map_err(|_| stopping())?
     }
 
     /// Fences an ended session: logs it, and waits until in every group all in-sync members of
     /// one effective epoch have acknowledged that nothing of it is in progress and nothing will
-    /// be accepted. No deadline: drop the future to stop waiting.
+    /// be accepted. No deadline: drop the future to stop
+    /// waiting. `NotLeader` if this member does not lead.
     pub async fn fence(&self, session: SessionId) -> Result<()> {
         let (done, ended) = oneshot::channel();
         self.fences
             .send(FenceWait { session, done })
             .await
             .map_err(|_| stopping())?;
-        ended.await.map_err(|_| stopping())
+        ended.await.map_err(|_| stopping())?
     }
 
     /// An intent (cut or free) was just logged: drive it now.
@@ -81,8 +87,4 @@ impl Placement {
     pub fn statfs(&self) -> StatFs {
         *self.space.borrow()
     }
-}
-
-fn stopping() -> Error {
-    Error::new(ErrorCode::ShuttingDown, "the directory is stopping")
 }

@@ -4,6 +4,16 @@
 //! Everything that a task needs to go on after a restart is in the log; what is here in memory
 //! can be lost at any moment.
 
+mod cuts;
+mod drive;
+mod events;
+mod fences;
+mod governor;
 mod handle;
+mod registry;
+mod reign;
+mod view;
 
+pub use events::ServerEvents;
 pub use handle::Placement;
+pub use reign::Tasks;

@@ -1,0 +1,283 @@
+//! Which epoch a replica group gets next: a pure function of what it has, what happened, and
+//! which servers are there. `docs/replication.md` holds its table; a test reads it.
+//!
+//! The rules, in the order in which they are applied:
+//!
+//! 1. The new in-sync set is a non-empty part of that of the last epoch that served, plus a
+//!    joining member that the primary proposes. It names runs, so a restarted server is not in it.
+//! 2. A suspicion takes a member out only while `min_in_sync` members remain or another joining
+//!    member stands ready; a run that is gone for certain is out in any case.
+//! 3. When none is left, nobody is promoted: the members that served last are *last serving*.
+//!    Their servers alone bring the group back, after a wait for each other.
+//! 4. Every other wanted server that is there is joining, the rest are offline.
+
+use super::record::GroupRecord;
+use dfs_proto::cluster::{Equalise, GroupConfig, GroupMember, MemberState};
+use dfs_proto::ids::{Epoch, Incarnation, ServerId, ServerRun};
+use std::collections::BTreeMap;
+
+/// A file server, as far as a decision needs it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServerView {
+    /// Its present run, or the last one.
+    pub incarnation: Incarnation,
+    pub alive: bool,
+    /// The run began with everything that the run before it had stored.
+    pub clean: bool,
+    /// May be taken (back) as joining. Withheld for a while from a server that is alive but did
+    /// not answer.
+    pub may_join: bool,
+}
+
+/// All servers that ever registered.
+pub type Servers = BTreeMap<ServerId, ServerView>;
+
+/// How many groups each server is the primary of: a dead primary's groups are shared out by it.
+pub type Primaries = BTreeMap<ServerId, u32>;
+
+/// What happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// Servers came or went.
+    Review,
+    /// A run does not answer, or answers with errors, but gives signs of life.
+    Suspect(ServerRun),
+    /// A run must not be part of the group any longer, even below `min_in_sync` (writes then
+    /// wait): it did not acknowledge a fence.
+    Expel(ServerRun),
+    /// The primary of the last epoch has brought a joining member up to date.
+    Propose {
+        from: ServerRun,
+        epoch: Epoch,
+        joined: ServerRun,
+    },
+    /// The members that served last had `RETURN_WAIT` to come back since the first of them did.
+    ReturnWaitOver,
+}
+
+/// The group's next epoch, or `None` if it stays as it is.
+pub fn next(
+    record: &GroupRecord,
+    event: Event,
+    servers: &Servers,
+    primaries: &Primaries,
+) -> Option<GroupConfig> {
+    let group = Group { record, servers };
+    let mut in_sync = group.kept();
+    let mut equalise = group.inherited_equalise();
+    match event {
+        Event::Suspect(run) => group.vote_out(&mut in_sync, run, false),
+        Event::Expel(run) => group.vote_out(&mut in_sync, run, true),
+        Event::Propose {
+            from,
+            epoch,
+            joined,
+        } => {
+            if group.may_promote(from, epoch, joined) && !in_sync.contains(&joined) {
+                in_sync.push(joined);
+            }
+        }
+        Event::Review | Event::ReturnWaitOver => {}
+    }
+    if record.config.primary.is_none() {
+        (in_sync, equalise) = group.returned(event == Event::ReturnWaitOver, equalise)?;
+    } else if in_sync.is_empty() {
+        // The last epoch never served, so those of the one before it that are still there hold
+        // every acknowledged write, also when they were voted out wrongly since.
+        in_sync = group.survivors();
+    }
+    let primary = group.primary(&in_sync, primaries);
+    let members = group.members(&in_sync);
+    let present = &record.config;
+    if primary == present.primary && members == present.members {
+        return None;
+    }
+    Some(GroupConfig {
+        group: present.group,
+        epoch: present.epoch.next(),
+        primary,
+        members,
+        min_in_sync: present.min_in_sync,
+        equalise,
+    })
+}
+
+/// The servers whose return a group without a primary waits for, and how many of them are back.
+pub fn awaited(record: &GroupRecord, servers: &Servers) -> Option<(usize, usize)> {
+    if record.config.primary.is_some() {
+        return None;
+    }
+    let group = Group { record, servers };
+    let base = group.last_served_by();
+    let back = base
+        .iter()
+        .filter(|run| group.present(run.server).is_some())
+        .count();
+    Some((back, base.len()))
+}
+
+struct Group<'a> {
+    record: &'a GroupRecord,
+    servers: &'a Servers,
+}
+
+impl Group<'_> {
+    /// The runs that hold every acknowledged write: the in-sync set of the last epoch that
+    /// served. Before the first one nothing was written, so every member counts.
+    fn last_served_by(&self) -> Vec<ServerRun> {
+        match &self.record.effective {
+            Some(effective) => effective.in_sync().collect(),
+            None => self.record.config.members.iter().map(|m| m.run).collect(),
+        }
+    }
+
+    /// A server's present run, if it is alive.
+    fn present(&self, server: ServerId) -> Option<ServerRun> {
+        let view = self.servers.get(&server).filter(|view| view.alive)?;
+        Some(ServerRun {
+            server,
+            incarnation: view.incarnation,
+        })
+    }
+
+    fn is_alive(&self, run: ServerRun) -> bool {
+        self.present(run.server) == Some(run)
+    }
+
+    /// In-sync members of the last epoch that are still there.
+    fn kept(&self) -> Vec<ServerRun> {
+        let config = &self.record.config;
+        let mut kept: Vec<_> = config.in_sync().filter(|run| self.is_alive(*run)).collect();
+        // A member that was promoted into an epoch that did not serve yet stands on the word
+        // of its primary: without that run it goes back to joining.
+        let primary_kept = kept.iter().any(|run| Some(run.server) == config.primary);
+        if !self.record.is_effective() && !primary_kept {
+            let base = self.last_served_by();
+            kept.retain(|run| base.iter().any(|b| b.server == run.server));
+        }
+        kept
+    }
+
+    /// Members of the last epoch that served whose runs are still there.
+    fn survivors(&self) -> Vec<ServerRun> {
+        let mut base = self.last_served_by();
+        base.retain(|run| self.is_alive(*run));
+        base
+    }
+
+    /// A comparison of everything that did not come to its end is owed by the next epoch too.
+    fn inherited_equalise(&self) -> Equalise {
+        if self.record.is_effective() {
+            Equalise::Marked
+        } else {
+            self.record.config.equalise
+        }
+    }
+
+    fn vote_out(&self, in_sync: &mut Vec<ServerRun>, run: ServerRun, certain: bool) {
+        let rest = in_sync.iter().filter(|r| **r != run).count();
+        let joiner_ready = self
+            .record
+            .config
+            .joining()
+            .any(|joining| joining != run && self.is_alive(joining));
+        let enough = rest >= usize::from(self.record.config.min_in_sync) || joiner_ready;
+        if rest > 0 && (certain || enough) {
+            in_sync.retain(|r| *r != run);
+        }
+    }
+
+    fn may_promote(&self, from: ServerRun, epoch: Epoch, joined: ServerRun) -> bool {
+        let config = &self.record.config;
+        epoch == config.epoch
+            && self.record.is_effective()
+            && config.primary == Some(from.server)
+            && config.in_sync().any(|run| run == from)
+            && self.is_alive(from)
+            && config.joining().any(|run| run == joined)
+            && self.is_alive(joined)
+    }
+
+    /// Nobody serves: the set with which the servers that served last begin anew.
+    fn returned(&self, wait_over: bool, owed: Equalise) -> Option<(Vec<ServerRun>, Equalise)> {
+        let base = self.last_served_by();
+        let back: Vec<_> = base
+            .iter()
+            .filter_map(|run| self.present(run.server))
+            .collect();
+        if back.is_empty() || (back.len() < base.len() && !wait_over) {
+            return None;
+        }
+        // Runs that never stopped lost nothing and know their marks; runs after a clean stop
+        // lost nothing; if there is neither, the highest version of each chunk counts.
+        let unbroken: Vec<_> = back
+            .iter()
+            .copied()
+            .filter(|run| base.contains(run))
+            .collect();
+        if !unbroken.is_empty() {
+            return Some((unbroken, owed));
+        }
+        let clean: Vec<_> = back
+            .iter()
+            .copied()
+            .filter(|run| self.servers.get(&run.server).is_some_and(|view| view.clean))
+            .collect();
+        let set = if clean.is_empty() { back } else { clean };
+        Some((set, Equalise::Everything))
+    }
+
+    /// The present primary while it is in-sync, else the member with the fewest other groups.
+    fn primary(&self, in_sync: &[ServerRun], primaries: &Primaries) -> Option<ServerId> {
+        let config = &self.record.config;
+        let present = config
+            .primary
+            .filter(|p| in_sync.iter().any(|run| run.server == *p));
+        if present.is_some() {
+            return present;
+        }
+        let rank = |server: ServerId| self.record.home.iter().position(|s| *s == server);
+        in_sync
+            .iter()
+            .map(|run| run.server)
+            .min_by_key(|s| (primaries.get(s).copied().unwrap_or(0), rank(*s)))
+    }
+
+    fn members(&self, in_sync: &[ServerRun]) -> Vec<GroupMember> {
+        let base = self.last_served_by();
+        let state_of = |server: ServerId| {
+            if let Some(run) = in_sync.iter().find(|run| run.server == server) {
+                return (*run, MemberState::InSync);
+            }
+            let last = self.record.config.member(server).map(|m| m.run);
+            let may_join = self.servers.get(&server).is_some_and(|view| view.may_join);
+            let present = self
+                .present(server)
+                .filter(|_| may_join && !in_sync.is_empty());
+            match present {
+                Some(run) => (run, MemberState::Joining),
+                None => {
+                    let serving = in_sync.is_empty() && base.iter().any(|b| b.server == server);
+                    let state = if serving {
+                        MemberState::LastServing
+                    } else {
+                        MemberState::Offline
+                    };
+                    let unknown = ServerRun {
+                        server,
+                        incarnation: Incarnation::default(),
+                    };
+                    (last.unwrap_or(unknown), state)
+                }
+            }
+        };
+        self.record
+            .home
+            .iter()
+            .map(|server| {
+                let (run, state) = state_of(*server);
+                GroupMember { run, state }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,147 @@
+//! Which servers are there: connections, signs of life, and who counts as gone.
+//!
+//! Detection only. Nothing that is decided from it is unsafe when it is wrong: a server that is
+//! taken for dead too early is voted out by an epoch, and comes back as joining.
+
+use super::view::{Links, Sign, Signs};
+use crate::placement::Placed;
+use crate::placement::transition::{ServerView, Servers};
+use dfs_proto::ids::{ServerId, ServerRun};
+use dfs_proto::msg::registry::Space;
+use dfs_proto::timing::SERVER_SILENT;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// A server that is alive but did not answer is not taken back as joining for this long.
+const WITHHOLD: Duration = Duration::from_millis(5_000);
+
+#[derive(Debug)]
+pub(super) struct Registry {
+    pub(super) links: Links,
+    pub(super) signs: Signs,
+    withheld: BTreeMap<ServerId, Duration>,
+    /// Servers that were connected to this leader: without a connection they are gone, the
+    /// others have `SERVER_SILENT` from its beginning to come.
+    known: BTreeSet<ServerId>,
+    began: Duration,
+    checked: Duration,
+    /// The last registration that this leader saw.
+    pub(super) registered: Duration,
+}
+
+impl Registry {
+    pub(super) fn new(now: Duration) -> Self {
+        Self {
+            links: Links::new(),
+            signs: Signs::new(),
+            withheld: BTreeMap::new(),
+            known: BTreeSet::new(),
+            began: now,
+            checked: now,
+            registered: now,
+        }
+    }
+
+    /// A run has registered.
+    pub(super) fn add(&mut self, link: super::view::Link, space: Space, now: Duration) {
+        let server = link.run.server;
+        self.known.insert(server);
+        self.signs.insert(server, Sign { seen: now, space });
+        self.registered = now;
+        self.links.insert(server, link);
+    }
+
+    /// A heartbeat; `false` if that connection has not registered that run.
+    pub(super) fn heartbeat(
+        &mut self,
+        connection: u64,
+        run: ServerRun,
+        space: Space,
+        now: Duration,
+    ) -> bool {
+        let known = self
+            .links
+            .get(&run.server)
+            .is_some_and(|link| link.run == run && link.connection.id() == connection);
+        if known {
+            self.signs.insert(run.server, Sign { seen: now, space });
+        }
+        known
+    }
+
+    /// A connection has ended: the run that it belonged to, unless it has a newer one.
+    pub(super) fn remove(&mut self, connection: u64) -> Option<ServerRun> {
+        let found = self
+            .links
+            .iter()
+            .find(|(_, link)| link.connection.id() == connection);
+        let server = found.map(|(server, _)| *server)?;
+        self.links.remove(&server).map(|link| link.run)
+    }
+
+    /// Not to be taken as joining for a while.
+    pub(super) fn withhold(&mut self, server: ServerId, now: Duration) {
+        self.withheld.insert(server, now + WITHHOLD);
+    }
+
+    /// The runs that the log calls alive and that are not. Closes the connections of silent ones:
+    /// should they live after all, they learn from it that they have to register again.
+    pub(super) fn gone(&mut self, placed: &Placed, now: Duration) -> Vec<ServerRun> {
+        // While this process did not run (stopped, suspended) nobody could be heard.
+        let away = now
+            .saturating_sub(self.checked)
+            .saturating_sub(SERVER_SILENT / 4);
+        if !away.is_zero() {
+            for sign in self.signs.values_mut() {
+                sign.seen = (sign.seen + away).min(now);
+            }
+            self.began = (self.began + away).min(now);
+        }
+        self.checked = now;
+        let mut gone = Vec::new();
+        for (server, record) in placed.servers.iter().filter(|(_, record)| record.alive) {
+            let run = ServerRun {
+                server: *server,
+                incarnation: record.incarnation,
+            };
+            let silent = match self.links.get(server).filter(|link| link.run == run) {
+                Some(link) => {
+                    let seen = self.signs.get(server).map_or(self.began, |sign| sign.seen);
+                    let silent = now.saturating_sub(seen) > SERVER_SILENT;
+                    if silent {
+                        link.connection.close("no sign of life for too long");
+                        self.links.remove(server);
+                    }
+                    silent
+                }
+                None => {
+                    self.known.contains(server) || now.saturating_sub(self.began) > SERVER_SILENT
+                }
+            };
+            if silent {
+                gone.push(run);
+            }
+        }
+        gone
+    }
+
+    /// What the transition needs to know, with those taken as gone that are about to be logged so.
+    pub(super) fn servers(
+        &mut self,
+        placed: &Placed,
+        gone: &[ServerRun],
+        now: Duration,
+    ) -> Servers {
+        self.withheld.retain(|_, until| *until > now);
+        let view = |(server, record): (&ServerId, &crate::placement::ServerRecord)| {
+            let view = ServerView {
+                incarnation: record.incarnation,
+                alive: record.alive && !gone.iter().any(|run| run.server == *server),
+                clean: record.clean,
+                may_join: !self.withheld.contains_key(server),
+            };
+            (*server, view)
+        };
+        placed.servers.iter().map(view).collect()
+    }
+}
