@@ -2,6 +2,7 @@
 
 use dfs_proto::attr::{FileAttr, FileKind, SetTime, Timestamp};
 use dfs_proto::error::{Error, ErrorCode};
+use dfs_proto::ids::InodeId;
 use dfs_proto::name::{FileName, NameError};
 use fuser::{Errno, FileType, INodeNo, TimeOrNow};
 use std::ffi::OsStr;
@@ -71,6 +72,27 @@ pub(crate) fn attr(attr: &FileAttr) -> fuser::FileAttr {
         uid: attr.uid,
         gid: attr.gid,
         rdev: attr.device as u32,
+        blksize: PREFERRED_IO_BYTES,
+        flags: 0,
+    }
+}
+
+/// Stands for `.` and `..` in a listing with attributes, of which the kernel takes the number only.
+pub(crate) fn dir_placeholder(inode: InodeId) -> fuser::FileAttr {
+    fuser::FileAttr {
+        ino: INodeNo(inode.0),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::Directory,
+        perm: 0,
+        nlink: 2,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
         blksize: PREFERRED_IO_BYTES,
         flags: 0,
     }

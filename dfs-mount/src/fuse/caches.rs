@@ -1,0 +1,299 @@
+//! The kernel's caches of this mount: executes what `PageGate` decides.
+//!
+//! READs that fill the page cache pass through the gate of their inode; READs of direct I/O don't
+//! (they lock no page). Invalidations block while the kernel waits for a READ or a launder WRITE
+//! of the range, so they run on threads of their own and never on one that serves requests.
+
+use crate::client::kernel::{BoxFuture, KernelCache};
+use crate::client::recall::{
+    Admission, OldRights, PASS_GRACE, PageGate, PageRange, ReadId, RecallAction,
+};
+use dfs_proto::ids::InodeId;
+use fuser::{INodeNo, Notifier};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use tokio::sync::{oneshot, watch};
+
+/// How a READ is to be served now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Serve {
+    /// Not yet: a recall runs.
+    Parked,
+    Normal,
+    /// An invalidation waits for it: answer with what the lease that goes still allows.
+    Unblock,
+}
+
+#[derive(Default)]
+struct Entry {
+    gate: PageGate,
+    reads: BTreeMap<ReadId, watch::Sender<Serve>>,
+    dropped: Option<oneshot::Sender<()>>,
+    /// Whoever waits for the end of a recall before it answers attributes.
+    settled: Vec<oneshot::Sender<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    entries: BTreeMap<InodeId, Entry>,
+    /// Inodes that may have pages in the kernel's cache.
+    filled: BTreeSet<InodeId>,
+}
+
+/// The kernel's caches of one mount.
+pub(super) struct Caches {
+    state: Mutex<State>,
+    notifier: OnceLock<Notifier>,
+    runtime: tokio::runtime::Handle,
+    me: Weak<Self>,
+}
+
+impl std::fmt::Debug for Caches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Caches").finish_non_exhaustive()
+    }
+}
+
+/// One READ through the page cache, from its arrival to its answer. It counts as answered when
+/// this is dropped, so the reply goes out before.
+pub(super) struct CachedRead {
+    caches: Arc<Caches>,
+    inode: InodeId,
+    id: ReadId,
+    serve: watch::Receiver<Serve>,
+}
+
+impl CachedRead {
+    /// Runs `read` as the gate says: after a recall, and at once with `Serve::Unblock` when an
+    /// invalidation turns out to wait for it.
+    pub(super) async fn serve<T, F: Future<Output = T>>(&self, read: impl Fn(Serve) -> F) -> T {
+        let mut serve = self.serve.clone();
+        loop {
+            let now = *serve.borrow_and_update();
+            match now {
+                Serve::Unblock => return read(Serve::Unblock).await,
+                Serve::Parked => {
+                    if serve.changed().await.is_err() {
+                        return read(Serve::Unblock).await;
+                    }
+                }
+                Serve::Normal => {
+                    tokio::select! {
+                        biased;
+                        done = read(Serve::Normal) => return done,
+                        changed = serve.changed() => {
+                            if changed.is_err() {
+                                return read(Serve::Unblock).await;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for CachedRead {
+    fn drop(&mut self) {
+        self.caches.read_answered(self.inode, self.id);
+    }
+}
+
+impl Caches {
+    pub(super) fn new(runtime: tokio::runtime::Handle) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            state: Mutex::default(),
+            notifier: OnceLock::new(),
+            runtime,
+            me: me.clone(),
+        })
+    }
+
+    /// The mount is there: from now on the kernel can have something cached.
+    pub(super) fn attach(&self, notifier: Notifier) {
+        // A second call would be a defect of the caller; the first notifier stays.
+        let _ = self.notifier.set(notifier);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A READ that fills pages has come.
+    pub(super) fn read_arrived(&self, inode: InodeId, offset: u64, len: u64) -> Option<CachedRead> {
+        let caches = self.me.upgrade()?;
+        let mut state = self.lock();
+        state.filled.insert(inode);
+        let entry = state.entries.entry(inode).or_default();
+        let (id, admission) = entry.gate.read_arrived(PageRange::covering(offset, len));
+        let (tell, serve) = watch::channel(match admission {
+            Admission::Serve => Serve::Normal,
+            Admission::Park => Serve::Parked,
+        });
+        entry.reads.insert(id, tell);
+        drop(state);
+        Some(CachedRead { caches, inode, id, serve })
+    }
+
+    fn read_answered(&self, inode: InodeId, id: ReadId) {
+        self.with_gate(inode, |entry| {
+            entry.reads.remove(&id);
+            entry.gate.read_answered(id)
+        });
+    }
+
+    /// A WRITE that is no launder write was applied.
+    pub(super) fn write_served(&self, inode: InodeId) {
+        let mut state = self.lock();
+        if let Some(entry) = state.entries.get_mut(&inode) {
+            entry.gate.write_served();
+        }
+    }
+
+    /// Waits until no recall of the inode runs: attributes answered in one could be cached.
+    pub(super) async fn settled(&self, inode: InodeId) -> bool {
+        let waiting = {
+            let mut state = self.lock();
+            match state.entries.get_mut(&inode).filter(|entry| entry.gate.is_recalling()) {
+                None => return false,
+                Some(entry) => {
+                    let (tell, waiting) = oneshot::channel();
+                    entry.settled.push(tell);
+                    waiting
+                }
+            }
+        };
+        // Either way it is over.
+        let _ = waiting.await;
+        true
+    }
+
+    /// Drops the pages that a direct write of this mount has made old, if there can be any.
+    /// Returns when they are gone.
+    pub(super) async fn written_beside(&self, inode: InodeId, offset: u64, len: u64) {
+        if len == 0 || !self.lock().filled.contains(&inode) {
+            return;
+        }
+        let Some(notifier) = self.notifier.get().cloned() else { return };
+        let range = PageRange::covering(offset, len);
+        let done = tokio::task::spawn_blocking(move || invalidate(&notifier, inode, &[range]));
+        // It can't fail but by the end of the runtime.
+        let _ = done.await;
+    }
+
+    /// The kernel has forgotten the inode, and its pages with it.
+    pub(super) fn forgotten(&self, inode: InodeId) {
+        self.lock().filled.remove(&inode);
+    }
+
+    fn with_gate(&self, inode: InodeId, act: impl FnOnce(&mut Entry) -> Vec<RecallAction>) {
+        let mut state = self.lock();
+        let Some(entry) = state.entries.get_mut(&inode) else { return };
+        let actions = act(entry);
+        self.execute(&mut state, inode, actions);
+        if state.entries.get(&inode).is_some_and(|entry| entry.gate.is_idle()) {
+            state.entries.remove(&inode);
+        }
+    }
+
+    fn execute(&self, state: &mut State, inode: InodeId, actions: Vec<RecallAction>) {
+        for action in actions {
+            match action {
+                RecallAction::InvalidateAttributes => {
+                    if let Some(notifier) = self.notifier.get() {
+                        // Never blocks: no page and no lock is involved.
+                        report(inode, notifier.inval_inode(INodeNo(inode.0), -1, 0));
+                    }
+                }
+                RecallAction::Invalidate { pass, ranges } => self.start_pass(inode, pass, ranges),
+                RecallAction::Answer(reads) => self.tell(state, inode, &reads, Serve::Unblock),
+                RecallAction::Resume(reads) => self.tell(state, inode, &reads, Serve::Normal),
+                RecallAction::Finished => {
+                    let Some(entry) = state.entries.get_mut(&inode) else { continue };
+                    for waiting in entry.settled.drain(..) {
+                        // Whoever waited may have been interrupted.
+                        let _ = waiting.send(());
+                    }
+                    if let Some(dropped) = entry.dropped.take() {
+                        let _ = dropped.send(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell(&self, state: &mut State, inode: InodeId, reads: &[ReadId], serve: Serve) {
+        let Some(entry) = state.entries.get(&inode) else { return };
+        for tell in reads.iter().filter_map(|id| entry.reads.get(id)) {
+            tell.send_replace(serve);
+        }
+    }
+
+    fn start_pass(&self, inode: InodeId, pass: u64, ranges: Vec<PageRange>) {
+        let (Some(me), Some(notifier)) = (self.me.upgrade(), self.notifier.get().cloned()) else {
+            return;
+        };
+        self.runtime.spawn(async move {
+            let mut done =
+                tokio::task::spawn_blocking(move || invalidate(&notifier, inode, &ranges));
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = &mut done => break,
+                    () = tokio::time::sleep(PASS_GRACE) => {
+                        me.with_gate(inode, |entry| entry.gate.grace_over(pass));
+                    }
+                }
+            }
+            me.with_gate(inode, |entry| entry.gate.pass_finished(pass));
+        });
+    }
+}
+
+impl KernelCache for Caches {
+    fn drop_data(&self, inode: InodeId, rights: OldRights) -> BoxFuture<()> {
+        if self.notifier.get().is_none() {
+            return Box::pin(std::future::ready(()));
+        }
+        let (tell, dropped) = oneshot::channel();
+        {
+            let mut state = self.lock();
+            state.filled.remove(&inode);
+            let entry = state.entries.entry(inode).or_default();
+            entry.dropped = Some(tell);
+            let actions = entry.gate.recall_begins(rights);
+            // READs in progress may fill pages after this; they are in the gate.
+            let reading = !entry.reads.is_empty();
+            self.execute(&mut state, inode, actions);
+            if reading {
+                state.filled.insert(inode);
+            }
+        }
+        Box::pin(async move {
+            // Dropped unsent only when the mount ends: then there is no cache.
+            let _ = dropped.await;
+        })
+    }
+}
+
+fn invalidate(notifier: &Notifier, inode: InodeId, ranges: &[PageRange]) {
+    for range in ranges {
+        // A length of 0 means to the end of the file.
+        let len = if range.end == u64::MAX { 0 } else { range.end - range.start };
+        let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(len)) else {
+            continue;
+        };
+        report(inode, notifier.inval_inode(INodeNo(inode.0), start, len));
+    }
+}
+
+/// The device is closed when the file system is unmounted; anything else is a defect that must
+/// be seen, since stale pages may remain.
+fn report(inode: InodeId, result: std::io::Result<()>) {
+    match result {
+        Ok(()) => {}
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENOTCONN)) => {}
+        Err(e) => log::error!("{inode}: the kernel refuses to drop its cached pages: {e}"),
+    }
+}

@@ -1,0 +1,165 @@
+//! `flock(2)` and `fcntl(2)` locks of the kernel's callers.
+//!
+//! The FUSE library hands both over alike; which call it is stands in the caller's `/proc` entry
+//! while it waits. Where that can't be read (another user's process under an ordinary user's
+//! mount), an owner's locks go to the space of byte ranges, so that they exclude each other still.
+
+use super::adapter::{Adapter, INTERRUPTED, Refuse};
+use super::caller::{Ends, LockCall};
+use super::convert;
+use super::interrupt::until_interrupted;
+use crate::client::LockRequest;
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::LockOwner;
+use dfs_proto::lock::{LockKind, LockRange, LockSpace};
+use fuser::{FileHandle, ReplyEmpty, ReplyLock, Request};
+use std::sync::Once;
+
+/// What is remembered about lock calls.
+#[derive(Debug)]
+pub(super) struct LockCalls {
+    told: Once,
+}
+
+impl Default for LockCalls {
+    fn default() -> Self {
+        Self { told: Once::new() }
+    }
+}
+
+fn kind(typ: i32) -> Result<Option<LockKind>> {
+    match typ {
+        libc::F_RDLCK => Ok(Some(LockKind::Shared)),
+        libc::F_WRLCK => Ok(Some(LockKind::Exclusive)),
+        libc::F_UNLCK => Ok(None),
+        _ => Err(Error::from(ErrorCode::InvalidArgument)),
+    }
+}
+
+/// The kernel writes "to the end" as the largest file offset.
+fn range(start: u64, end: u64) -> Result<LockRange> {
+    let last = if end >= i64::MAX as u64 { u64::MAX } else { end };
+    if start > last {
+        return Err(Error::from(ErrorCode::InvalidArgument));
+    }
+    Ok(LockRange { start, last })
+}
+
+fn to_kernel(kind: LockKind) -> i32 {
+    match kind {
+        LockKind::Shared => libc::F_RDLCK,
+        LockKind::Exclusive => libc::F_WRLCK,
+    }
+}
+
+impl Adapter {
+    /// The space of the present call. Read before the handler returns, while the caller is
+    /// asleep in that very call.
+    fn space(&self, request: &Request) -> LockSpace {
+        match self.lock_call(request) {
+            LockCall::Flock => LockSpace::Flock,
+            LockCall::Fcntl => LockSpace::Posix,
+            LockCall::Hidden => {
+                self.locks.told.call_once(|| {
+                    log::warn!(
+                        "can't see which lock call thread {} is in: flock and fcntl locks of \
+                         such callers share one space",
+                        request.pid()
+                    );
+                });
+                LockSpace::Posix
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn set_lock(
+        &self,
+        request: &Request,
+        fh: FileHandle,
+        owner: fuser::LockOwner,
+        (start, end): (u64, u64),
+        typ: i32,
+        pid: u32,
+        wait: bool,
+        reply: ReplyEmpty,
+    ) {
+        let space = self.space(request);
+        let prepared = kind(typ).and_then(|kind| {
+            let range = match space {
+                LockSpace::Flock => LockRange::WHOLE,
+                LockSpace::Posix => range(start, end)?,
+            };
+            let owner = LockOwner(owner.0);
+            Ok((self.file(fh)?, LockRequest { space, owner, pid, kind, range, wait }))
+        });
+        let (client, thread) = (self.client.clone(), request.pid());
+        self.runtime.spawn(async move {
+            let (handle, lock) = match prepared {
+                Ok(prepared) => prepared,
+                Err(e) => return reply.refuse(convert::errno(&e)),
+            };
+            // Dropped by an interruption, the wait is cancelled; a lock that was granted in the
+            // same moment is given back.
+            let work = client.set_lock(&handle, lock);
+            match until_interrupted(thread, Ends::AnySignal, work).await {
+                Ok(Ok(())) => reply.ok(),
+                Ok(Err(e)) => reply.refuse(convert::errno(&e)),
+                Err(_) => reply.refuse(INTERRUPTED),
+            }
+        });
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn test_lock(
+        &self,
+        request: &Request,
+        fh: FileHandle,
+        owner: fuser::LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        reply: ReplyLock,
+    ) {
+        let prepared = kind(typ).and_then(|kind| {
+            let kind = kind.ok_or(ErrorCode::InvalidArgument)?;
+            Ok((self.file(fh)?, kind, range(start, end)?))
+        });
+        let (client, thread) = (self.client.clone(), request.pid());
+        let owner = LockOwner(owner.0);
+        self.runtime.spawn(async move {
+            let (handle, kind, range) = match prepared {
+                Ok(prepared) => prepared,
+                Err(e) => return reply.refuse(convert::errno(&e)),
+            };
+            let work = client.test_lock(&handle, LockSpace::Posix, owner, kind, range);
+            match until_interrupted(thread, Ends::Death, work).await {
+                Ok(Ok(None)) => reply.locked(start, end, libc::F_UNLCK, 0),
+                Ok(Ok(Some(held))) => {
+                    let last = held.range.last.min(i64::MAX as u64);
+                    reply.locked(held.range.start, last, to_kernel(held.kind), held.pid);
+                }
+                Ok(Err(e)) => reply.refuse(convert::errno(&e)),
+                Err(_) => reply.refuse(INTERRUPTED),
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_end_of_file_is_ours() {
+        assert_eq!(range(5, i64::MAX as u64), Ok(LockRange { start: 5, last: u64::MAX }));
+        assert_eq!(range(5, 9), Ok(LockRange { start: 5, last: 9 }));
+        assert!(range(9, 5).is_err());
+    }
+
+    #[test]
+    fn unknown_kinds_are_refused() {
+        assert_eq!(kind(libc::F_UNLCK), Ok(None));
+        assert!(kind(99).is_err());
+    }
+}

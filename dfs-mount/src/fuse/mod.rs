@@ -1,0 +1,110 @@
+//! The FUSE adapter: the only place that knows the FUSE library.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `adapter` | the library's callbacks -> calls of the client core |
+//! | `caches` | the kernel's caches: recalls and invalidations |
+//! | `locks` | which lock call it is, waiting for locks |
+//! | `caller`, `interrupt` | signals of the calling thread |
+//! | `handles`, `listing` | open files and dirs |
+//! | `convert` | types of the wire <-> types of the library |
+
+mod adapter;
+mod caches;
+mod caller;
+mod convert;
+mod handles;
+mod interrupt;
+mod listing;
+mod locks;
+
+use crate::cli::Options;
+use crate::client::Client;
+use crate::client::kernel::KernelCache;
+use crate::mount_point;
+use adapter::Adapter;
+use caches::Caches;
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use handles::Handles;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Threads that read requests: they only decode and hand over. On few cores more of them cost
+/// throughput; where there are more, two keep decoding from being the limit.
+#[cfg(target_os = "linux")]
+fn session_threads() -> usize {
+    match std::thread::available_parallelism() {
+        Ok(cores) if cores.get() > 2 => 2,
+        _ => 1,
+    }
+}
+
+/// macFUSE serves one thread only.
+#[cfg(not(target_os = "linux"))]
+fn session_threads() -> usize {
+    1
+}
+
+/// The kernel's caches, before and after there is a mount.
+#[derive(Clone, Debug)]
+pub(crate) struct MountCaches(Arc<Caches>);
+
+impl MountCaches {
+    pub(crate) fn new(runtime: tokio::runtime::Handle) -> Self {
+        Self(Caches::new(runtime))
+    }
+
+    /// What the client core asks for recalls.
+    pub(crate) fn for_client(&self) -> Arc<dyn KernelCache> {
+        self.0.clone()
+    }
+}
+
+/// Mounts and begins to serve. The mount answers when this returns.
+pub(crate) fn mount(
+    client: Client,
+    caches: &MountCaches,
+    options: &Options,
+    mount_point: &Path,
+    runtime: tokio::runtime::Handle,
+) -> Result<BackgroundSession, String> {
+    let adapter = Adapter {
+        client,
+        caches: caches.0.clone(),
+        handles: Arc::new(Handles::default()),
+        locks: locks::LockCalls::default(),
+        runtime,
+    };
+    let say = |e: std::io::Error| {
+        let hint = match e.raw_os_error() {
+            Some(libc::ENOENT) => " (is /dev/fuse there, and the package 'fuse3' installed?)",
+            Some(libc::EPERM | libc::EACCES) => " (may this user open /dev/fuse?)",
+            _ => "",
+        };
+        format!("{}: can't mount: {e}{hint}", mount_point.display())
+    };
+    let session = Session::new(adapter, mount_point, &config(options)).map_err(say)?;
+    caches.0.attach(session.notifier());
+    session.spawn().map_err(say)
+}
+
+fn config(options: &Options) -> Config {
+    let mut config = Config::default();
+    let either = |on: bool, yes: MountOption, no: MountOption| if on { yes } else { no };
+    config.mount_options = vec![
+        MountOption::FSName(options.directories.join(",")),
+        MountOption::Subtype(mount_point::SUBTYPE.to_owned()),
+        // The kernel checks permissions, by the attributes that it gets.
+        MountOption::DefaultPermissions,
+        either(options.read_only, MountOption::RO, MountOption::RW),
+        either(options.dev, MountOption::Dev, MountOption::NoDev),
+        either(options.suid, MountOption::Suid, MountOption::NoSuid),
+        either(options.exec, MountOption::Exec, MountOption::NoExec),
+        either(options.no_atime, MountOption::NoAtime, MountOption::Atime),
+    ];
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(session_threads());
+    // Each thread on a descriptor of its own, where there are several.
+    config.clone_fd = cfg!(target_os = "linux") && session_threads() > 1;
+    config
+}
