@@ -13,6 +13,28 @@
 //!
 //! The body of a frame is the encoded request, or for a reply the encoded
 //! `Result<Response, Error>`; file data travel beside it as the frame's payload.
+//!
+//! # What decoding does not check
+//!
+//! Decoding guarantees the types (a `FileName` is a name, an enum has a known variant, nothing
+//! is larger than the body that carried it). The rest is checked by whoever serves a request or
+//! uses an answer, before computing with it:
+//!
+//! | what | check |
+//! | --- | --- |
+//! | `FileLayout` | `is_valid()`: a chunk size of 0 divides |
+//! | `LockRange` | `start <= last` |
+//! | `Timestamp` | `nanoseconds < 1_000_000_000` |
+//! | modes | `<= 0o7777` |
+//! | `offset`, `len` of chunk requests | end within the chunk, without overflow; `len <= IO_BYTES_MAX` (`PAYLOAD_BYTES_MAX` between servers) |
+//! | payload of chunk requests and answers | its length, and `payload::verify_checksums` |
+//! | `size` of `SetSize` and `SizeTimes` | `<= FILE_BYTES_MAX` |
+//! | `target` of `Symlink` | not empty, no NUL, `<= SYMLINK_BYTES_MAX` |
+//! | `items_max`, `entries_max` | capped by the page limits of `limits`, and at least 1 |
+//! | host names, mount points, addresses, reasons | length, before they are stored; control characters, before they are logged |
+//! | `ClusterMap`, `GroupConfig` | `groups` in order, `members` and `in_sync` within `REPLICAS_MAX` and distinct, the primary among them |
+//! | lists that answer a list | the same length, the same order |
+//! | sessions, servers, inodes, groups | that they exist and belong to who asks |
 
 pub mod admin;
 pub mod callback;

@@ -24,18 +24,20 @@ const SMALL_PAYLOAD_BYTES: usize = 8 << 10;
 /// Writes until the connection ends. `stall` is how long one write may make no progress.
 pub(super) async fn run(shared: Arc<Shared>, mut socket: OwnedWriteHalf, stall: Duration) {
     let mut batch = Batch::default();
+    let closed = shared.closed();
+    tokio::pin!(closed);
     loop {
         batch.take_from(&shared);
         if batch.is_empty() {
             tokio::select! {
                 biased;
-                () = shared.closed() => return,
+                () = &mut closed => return,
                 () = shared.work.notified() => continue,
             }
         }
         let written = tokio::select! {
             biased;
-            () = shared.closed() => return,
+            () = &mut closed => return,
             written = batch.write(&mut socket, stall) => written,
         };
         if let Err(e) = written {
