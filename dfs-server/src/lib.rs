@@ -1,3 +1,4 @@
 //! dfs-server
 
 pub mod chunk;
+pub mod replica;

@@ -1,0 +1,114 @@
+//! Cuts: an inode's bytes from some place on are gone, and every older generation with them.
+//!
+//! A cut waits until no write of its inode is in progress here, and no write starts before it
+//! has ended. It does not depend on epochs: the directory repeats it until every member of
+//! every group has made it, and the generation makes a late repeat harmless.
+
+use super::event::{Caller, DiskDone, DiskOp, Response};
+use super::group::Stage;
+use super::holdings::Holdings;
+use super::{DiskFor, ReplicaCore};
+use dfs_proto::error::{Error, ErrorCode};
+use dfs_proto::ids::{ChunkIndex, ChunkKey, InodeId};
+use dfs_proto::msg::control::{CutInode, CutMade};
+use dfs_proto::payload::Payload;
+use std::collections::VecDeque;
+
+/// Cuts of one inode that may wait; the directory repeats what is refused.
+const WAITING_MAX: usize = 16;
+
+/// The cuts of one inode that wait or are made. While it exists, no write of the inode starts.
+#[derive(Debug, Default)]
+pub(super) struct CutGate {
+    waiting: VecDeque<(Caller, CutInode)>,
+    running: Option<(Caller, CutInode)>,
+}
+
+impl ReplicaCore {
+    pub(super) fn cut(&mut self, caller: Caller, request: CutInode, h: &dyn Holdings) {
+        if !request.layout.is_valid() {
+            let error = Error::new(ErrorCode::InvalidArgument, "a layout that cannot be");
+            return self.refuse(caller, error);
+        }
+        let inode = request.inode;
+        let gate = self.cuts.entry(inode).or_default();
+        if gate.waiting.len() >= WAITING_MAX {
+            return self.refuse(caller, Error::bare(ErrorCode::Overloaded));
+        }
+        gate.waiting.push_back((caller, request));
+        self.start_cut(inode, h);
+    }
+
+    /// Makes the next cut of an inode, if there is one and nothing of the inode is in progress.
+    pub(super) fn start_cut(&mut self, inode: InodeId, h: &dyn Holdings) {
+        let Some(gate) = self.cuts.get(&inode) else {
+            return;
+        };
+        if gate.running.is_some() || self.lanes_of(inode).any(|key| self.is_busy(key)) {
+            return;
+        }
+        let Some(gate) = self.cuts.get_mut(&inode) else {
+            return;
+        };
+        let Some((caller, request)) = gate.waiting.pop_front() else {
+            self.cuts.remove(&inode);
+            let keys: Vec<ChunkKey> = self.lanes_of(inode).collect();
+            for key in keys {
+                self.kick(key, h);
+            }
+            return;
+        };
+        let op = DiskOp::Cut {
+            inode,
+            generation: request.generation,
+            from: request.from,
+            layout: request.layout,
+            groups: request.groups.clone(),
+        };
+        gate.running = Some((caller, request));
+        self.disk(op, DiskFor::Cut(inode), None);
+    }
+
+    fn lanes_of(&self, inode: InodeId) -> impl Iterator<Item = ChunkKey> + '_ {
+        let at = |index| ChunkKey {
+            inode,
+            index: ChunkIndex(index),
+        };
+        self.lanes.range(at(0)..=at(u64::MAX)).map(|(key, _)| *key)
+    }
+
+    fn is_busy(&self, key: ChunkKey) -> bool {
+        self.lanes
+            .get(&key)
+            .is_some_and(|lane| lane.current.is_some())
+    }
+
+    pub(super) fn cut_ended(
+        &mut self,
+        inode: InodeId,
+        result: Result<DiskDone, Error>,
+        h: &dyn Holdings,
+    ) {
+        let running = self.cuts.get_mut(&inode).and_then(|g| g.running.take());
+        if let Some((caller, request)) = running {
+            match result {
+                Ok(_) => {
+                    let epochs = request
+                        .groups
+                        .iter()
+                        .filter_map(|id| Some((*id, self.groups.get(id)?)))
+                        .filter(|(_, g)| g.stage != Stage::Adopting)
+                        .map(|(id, g)| (id, g.epoch()))
+                        .collect();
+                    let made = Response::Cut(CutMade { epochs });
+                    self.answer(caller, Ok(made), Payload::default());
+                }
+                Err(error) => {
+                    log::error!("{inode}: a cut failed here: {error}");
+                    self.refuse(caller, error);
+                }
+            }
+        }
+        self.start_cut(inode, h);
+    }
+}

@@ -1,0 +1,48 @@
+//! What the core may ask about the chunks that this server holds, at the moment of a decision.
+//!
+//! Implemented by the chunk store's adapter and by the simulation's store in memory. All of it
+//! is answered without waiting for the disk. The core asks about a chunk only while no write of
+//! its own to that chunk is in progress, so the answers are the same wherever it runs.
+
+use dfs_proto::error::Error;
+use dfs_proto::ids::{ChunkKey, Generation, GroupId, InodeId, SessionId, Version};
+use dfs_proto::msg::peer::{ChunkState, WriteRecord};
+
+/// Read access to the state of the chunk store.
+pub trait Holdings {
+    /// State of a chunk, `None` for a hole.
+    fn chunk(&self, key: ChunkKey) -> Option<ChunkState>;
+    /// The last write of a session that was applied to the chunk.
+    fn record(&self, key: ChunkKey, session: SessionId) -> Result<Option<WriteRecord>, Error>;
+    /// The generation below which requests for the inode are refused; 0 if none is kept.
+    fn floor(&self, group: GroupId, inode: InodeId) -> Generation;
+    /// Chunks of a group in order, at most `max`, and whether that was the end.
+    fn chunks(
+        &self,
+        group: GroupId,
+        after: Option<ChunkKey>,
+        max: usize,
+    ) -> (Vec<ChunkState>, bool);
+    /// Floors of a group in order, at most `max`, and whether that was the end.
+    fn floors(
+        &self,
+        group: GroupId,
+        after: Option<InodeId>,
+        max: usize,
+    ) -> (Vec<(InodeId, Generation)>, bool);
+    /// The disk has reached its reserve: no new chunks.
+    fn is_low(&self) -> bool;
+}
+
+/// What is compared between replicas: two copies with the same are equal.
+pub(super) fn identity(state: Option<&ChunkState>) -> (Generation, Version) {
+    state.map_or((Generation(0), Version::HOLE), |s| {
+        (s.generation, s.version)
+    })
+}
+
+/// Whether two whole copies are equal.
+pub(super) fn same(a: Option<&ChunkState>, b: Option<&ChunkState>) -> bool {
+    let whole = |s: Option<&ChunkState>| s.is_none_or(|s| !s.damaged);
+    whole(a) && whole(b) && a.is_some() == b.is_some() && identity(a) == identity(b)
+}

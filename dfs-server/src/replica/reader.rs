@@ -1,0 +1,151 @@
+//! Reads, syncs, and the repair of a copy that a read found damaged.
+
+use super::event::{Caller, DiskDone, DiskOp, Response};
+use super::holdings::Holdings;
+use super::lane::{CopyOp, Op, Purpose};
+use super::{DiskFor, ReplicaCore};
+use dfs_proto::error::{Error, ErrorCode};
+use dfs_proto::ids::{ChunkKey, GroupId, Version};
+use dfs_proto::limits::IO_BYTES_MAX;
+use dfs_proto::msg::chunk::{ReadChunk, SyncChunks};
+
+impl ReplicaCore {
+    pub(super) fn read(&mut self, caller: Caller, request: ReadChunk, h: &dyn Holdings) {
+        let (key, group) = (request.key, request.group);
+        let admitted = self
+            .admit_mount(group, request.epoch, h)
+            .and_then(|()| self.admit_generation(group, key, request.generation, h));
+        if let Err(error) = admitted {
+            return self.refuse(caller, error);
+        }
+        let fits = request.offset.checked_add(request.len).is_some();
+        if request.len as usize > IO_BYTES_MAX || !fits {
+            let error = Error::new(ErrorCode::InvalidArgument, "a read has at most 1 MiB");
+            return self.refuse(caller, error);
+        }
+        let op = DiskOp::Read {
+            key,
+            offset: request.offset,
+            len: request.len,
+        };
+        self.disk(op, DiskFor::Read { caller, key, group }, None);
+    }
+
+    pub(super) fn read_ended(
+        &mut self,
+        caller: Caller,
+        key: ChunkKey,
+        group: GroupId,
+        result: Result<DiskDone, Error>,
+        h: &dyn Holdings,
+    ) {
+        match result {
+            Ok(DiskDone::Read(read, payload)) => {
+                self.answer(caller, Ok(Response::Read(read)), payload);
+            }
+            Ok(_) => self.refuse(caller, Error::bare(ErrorCode::Internal)),
+            Err(error) => {
+                if error.code == ErrorCode::Rotten {
+                    self.found_rotten(key, group, &error, h);
+                }
+                self.refuse(caller, error);
+            }
+        }
+    }
+
+    /// Says once which copy is damaged, and replaces it by that of another in-sync member if
+    /// that is of the same version.
+    pub(super) fn found_rotten(
+        &mut self,
+        key: ChunkKey,
+        group: GroupId,
+        error: &Error,
+        h: &dyn Holdings,
+    ) {
+        if !self.rotten.insert(key) {
+            return;
+        }
+        let me = self.me;
+        let source = self.groups.get(&group).and_then(|g| {
+            let others = g.others(me);
+            let primary = g.primary().filter(|run| others.contains(run));
+            Some((g.epoch(), primary.or(others.first().copied())?))
+        });
+        let Some((epoch, source)) = source else {
+            log::error!("{key} of {group}: {error}; no other in-sync member can repair it");
+            return;
+        };
+        log::error!(
+            "{key} of {group}: {error}; repairing it from {}",
+            source.server
+        );
+        let op = CopyOp {
+            group,
+            epoch,
+            purpose: Purpose::SelfRepair,
+            pull: Some(source),
+            expect: Some(h.chunk(key).map_or(Version::HOLE, |state| state.version)),
+            adopt_torn: false,
+            push: Vec::new(),
+            running: 0,
+            failed: Vec::new(),
+        };
+        self.enqueue(key, Op::Copy(op), h);
+    }
+
+    pub(super) fn self_repaired(&mut self, key: ChunkKey, failed: Option<&Error>) {
+        // Either way the next read that meets damage reports and repairs it anew.
+        self.rotten.remove(&key);
+        match failed {
+            None => log::info!("{key}: the damaged copy is replaced"),
+            Some(error) => log::warn!("{key}: the damaged copy is not replaced yet: {error}"),
+        }
+    }
+
+    /// Data onto disk. Only acknowledged versions are named, and those are on all in-sync
+    /// members: one that is missing here is lost.
+    pub(super) fn sync(&mut self, caller: Caller, request: SyncChunks, h: &dyn Holdings) {
+        if let Err(error) = self.admit_mount(request.group, request.epoch, h) {
+            return self.refuse(caller, error);
+        }
+        let floor = h.floor(request.group, request.inode);
+        if request.generation < floor {
+            let error = Error::bare(ErrorCode::StaleGeneration).with_detail(floor.0);
+            return self.refuse(caller, error);
+        }
+        let mut keys = Vec::with_capacity(request.chunks.len());
+        for (index, version) in &request.chunks {
+            let key = ChunkKey {
+                inode: request.inode,
+                index: *index,
+            };
+            let held = h.chunk(key).map_or(Version::HOLE, |state| state.version);
+            if held < *version {
+                log::error!("{key}: {version} was acknowledged, {held} is here: a write is lost");
+                let error = Error::new(
+                    ErrorCode::WriteLost,
+                    format!("{key} is at {held}, not {version}"),
+                );
+                return self.refuse(caller, error);
+            }
+            keys.push(key);
+        }
+        self.disk(DiskOp::Sync { keys }, DiskFor::Sync { caller }, None);
+    }
+
+    pub(super) fn sync_ended(&mut self, caller: Caller, result: Result<DiskDone, Error>) {
+        match result {
+            Ok(_) => self.done(caller),
+            Err(error) => {
+                // The data may be gone: a later sync must not succeed. The store accepts
+                // nothing any more, and every group goes on without this server.
+                log::error!("a sync failed: {error}; this server leaves its groups");
+                let ids: Vec<GroupId> = self.groups.keys().copied().collect();
+                for id in ids {
+                    self.suspect_self(id, format!("sync failed: {error}"));
+                }
+                self.refuse(caller, error);
+            }
+        }
+    }
+}
