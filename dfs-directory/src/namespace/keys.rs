@@ -100,7 +100,8 @@ mod tests {
                 read_intent(&intent(id, Generation(low))),
                 Some((id, Generation(low)))
             );
-            prop_assert_eq!(read_entry(&entry(id, &name)), Some((id, &name[..])));
+            let key = entry(id, &name);
+            prop_assert_eq!(read_entry(&key), Some((id, &name[..])));
         }
 
         #[test]

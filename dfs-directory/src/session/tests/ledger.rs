@@ -1,0 +1,107 @@
+use super::*;
+use crate::session::ledger::{WINDOW, remembered_answers};
+
+#[test]
+fn a_repeat_is_answered_and_not_executed() {
+    let mut tables = formatted();
+    let (session, _) = open(&mut tables, 1);
+    let first = create(&mut tables, session, (1, 1), "f").unwrap();
+    let refused = create(&mut tables, session, (2, 1), "f");
+    assert_eq!(refused, Err(ErrorCode::Exists));
+    // What made the second fail is gone, and its answer is the same still.
+    let unlink = NamespaceCommand::Mutate {
+        stamp: Stamp {
+            session,
+            sequence: Sequence(3),
+            lowest_unanswered: Sequence(1),
+        },
+        mutation: Mutation::Unlink {
+            parent: ROOT,
+            name: FileName::new(b"f").unwrap(),
+            caller: 0,
+        },
+    };
+    namespace::apply(&mut tables, NOW, &unlink)
+        .unwrap()
+        .0
+        .unwrap();
+    let before = tables.clone();
+    assert_eq!(create(&mut tables, session, (1, 1), "f"), Ok(first));
+    assert_eq!(create(&mut tables, session, (2, 1), "f"), refused);
+    // Another command under a known sequence is no new one.
+    assert_eq!(create(&mut tables, session, (1, 1), "other"), Ok(first));
+    assert_eq!(tables, before);
+}
+
+#[test]
+fn answers_go_when_nobody_can_ask_again() {
+    let mut tables = formatted();
+    let (session, _) = open(&mut tables, 1);
+    for sequence in 1..=5 {
+        let text = sequence.to_string();
+        create(&mut tables, session, (sequence, 1), &text).unwrap();
+    }
+    assert_eq!(remembered_answers(&tables, session).unwrap(), 5);
+    create(&mut tables, session, (6, 4), "6").unwrap();
+    assert_eq!(remembered_answers(&tables, session).unwrap(), 3);
+    let before = tables.clone();
+    for sequence in 1..=3 {
+        let late = create(&mut tables, session, (sequence, 1), "late");
+        assert_eq!(late, Err(ErrorCode::SequenceForgotten));
+    }
+    // 4 and 5 can be asked again, also by a copy that was sent before the floor rose.
+    assert!(
+        create(&mut tables, session, (4, 1), "late")
+            .unwrap()
+            .created
+    );
+    assert_eq!(tables, before);
+}
+
+#[test]
+fn a_late_first_arrival_below_the_floor_is_never_executed() {
+    let mut tables = formatted();
+    let (session, _) = open(&mut tables, 1);
+    create(&mut tables, session, (10, 10), "f").unwrap();
+    let late = create(&mut tables, session, (9, 2), "g");
+    assert_eq!(late, Err(ErrorCode::SequenceForgotten));
+    // Above the floor any order is good.
+    create(&mut tables, session, (12, 10), "h").unwrap();
+    create(&mut tables, session, (11, 9), "i").unwrap();
+}
+
+#[test]
+fn stamps_that_make_no_sense() {
+    let mut tables = formatted();
+    let (session, _) = open(&mut tables, 1);
+    let before = tables.clone();
+    for (stamp, code) in [
+        ((0, 0), ErrorCode::InvalidArgument),
+        ((3, 4), ErrorCode::InvalidArgument),
+        ((WINDOW + 1, 1), ErrorCode::Overloaded),
+        ((u64::MAX, 1), ErrorCode::Overloaded),
+    ] {
+        let refused = create(&mut tables, session, stamp, "f");
+        assert_eq!(refused, Err(code), "{stamp:?}");
+    }
+    let strange = create(&mut tables, SessionId(9), (1, 1), "f");
+    assert_eq!(strange, Err(ErrorCode::SessionEnded));
+    assert_eq!(tables, before);
+    create(&mut tables, session, (WINDOW, 1), "f").unwrap();
+    create(&mut tables, session, (u64::MAX, u64::MAX), "g").unwrap();
+    run(&mut tables, SessionCommand::BeginEnd { session }).unwrap();
+    run(&mut tables, SessionCommand::FinishEnd { session }).unwrap();
+    assert_eq!(remembered_answers(&tables, session).unwrap(), 0);
+}
+
+#[test]
+fn sessions_do_not_share_sequences() {
+    let mut tables = formatted();
+    let (one, _) = open(&mut tables, 1);
+    let (two, _) = open(&mut tables, 2);
+    create(&mut tables, one, (7, 7), "f").unwrap();
+    assert!(create(&mut tables, two, (1, 1), "g").unwrap().created);
+    assert!(create(&mut tables, two, (7, 1), "h").unwrap().created);
+    assert_eq!(remembered_answers(&tables, one).unwrap(), 1);
+    assert_eq!(remembered_answers(&tables, two).unwrap(), 2);
+}
