@@ -1,6 +1,7 @@
 //! The directory service: names -> inodes -> which servers; who is alive; who may do what.
 
 pub mod lease;
+pub mod mount_api;
 pub mod namespace;
 pub mod placement;
 pub mod raft;

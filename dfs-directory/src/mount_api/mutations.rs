@@ -1,0 +1,192 @@
+//! Changes of the namespace.
+//!
+//! A change of an existing inode's attributes first takes the leases of other sessions on it out
+//! of the way (`hold`), so that nobody uses cached attributes once the change is visible. For a
+//! name the inode is looked up first; should the log then find another one behind the name, that
+//! one's leases are taken out of the way before the answer.
+
+use super::MountApi;
+use super::dispatch::Delivery;
+use super::holds::Hold;
+use crate::namespace::{Changed, NamespaceCommand, NamespaceOutcome, read};
+use crate::state::{Change, Outcome};
+use dfs_proto::attr::{FileAttr, FileKind};
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::InodeId;
+use dfs_proto::msg::namespace::{Mutate, Mutated, Mutation};
+use dfs_proto::msg::session::LeaseKind;
+use dfs_proto::name::FileName;
+use std::collections::BTreeSet;
+
+impl MountApi {
+    /// Commits a namespace command; a refusal becomes the error.
+    pub(super) async fn commit_namespace(&self, command: NamespaceCommand) -> Result<Changed> {
+        match self.raft().commit(Change::Namespace(command)).await? {
+            Outcome::Namespace(NamespaceOutcome(result)) => result.map_err(Error::from),
+            other => Err(Error::new(
+                ErrorCode::Internal,
+                format!("answered with {other:?}"),
+            )),
+        }
+    }
+
+    pub(super) async fn mutate(self, request: Mutate) -> (Result<Mutated>, Delivery) {
+        let mut delivery = Delivery::default();
+        let result = Box::pin(self.try_mutate(request, &mut delivery)).await;
+        (result, delivery)
+    }
+
+    async fn try_mutate(&self, request: Mutate, delivery: &mut Delivery) -> Result<Mutated> {
+        let session = request.stamp.session;
+        drop(self.alive(session)?);
+        let resolved = self.resolve(&request.mutation).await?;
+        // In the order of their numbers, so that two changes never wait for each other.
+        let mut holds: Vec<Hold> = Vec::new();
+        for inode in &resolved {
+            holds.push(self.hold(session, *inode).await?);
+        }
+        match &request.mutation {
+            Mutation::Create { .. } => return self.create(request, delivery).await,
+            Mutation::SetSize { inode, .. } => {
+                // An answer to a question that is on its way may be older than this.
+                self.core().overtaken.insert(*inode);
+            }
+            _ => {}
+        }
+        let removes = removed_name(&request.mutation);
+        let Mutate { stamp, mutation } = request;
+        let changed = self
+            .commit_namespace(NamespaceCommand::Mutate { stamp, mutation })
+            .await?;
+        if let (Some(generation), Some(attr)) = (changed.cut, &changed.attr) {
+            self.placement().intents_changed();
+            self.placement().cut_done(attr.inode, generation).await?;
+        }
+        if removes {
+            let touched = touched_by_name(&changed);
+            if !touched.is_subset(&resolved) {
+                // Another inode came behind the name in between.
+                holds.clear();
+                for inode in touched.difference(&resolved) {
+                    holds.push(self.hold(session, *inode).await?);
+                }
+            }
+        }
+        drop(holds);
+        if let Some(inode) = changed.orphaned {
+            self.orphaned(inode);
+        }
+        Ok(Mutated {
+            attr: changed.attr,
+            created: false,
+            lease: None,
+        })
+    }
+
+    /// The inodes whose attributes the mutation changes, as far as the names lead to them now.
+    async fn resolve(&self, mutation: &Mutation) -> Result<BTreeSet<InodeId>> {
+        let names: Vec<(InodeId, FileName)> = match mutation {
+            Mutation::SetAttr { inode, .. }
+            | Mutation::SetSize { inode, .. }
+            | Mutation::Link { inode, .. } => return Ok(BTreeSet::from([*inode])),
+            Mutation::Unlink { parent, name, .. } => vec![(*parent, name.clone())],
+            Mutation::Rename {
+                parent,
+                name,
+                new_parent,
+                new_name,
+                ..
+            } => {
+                vec![(*parent, name.clone()), (*new_parent, new_name.clone())]
+            }
+            Mutation::Create { .. }
+            | Mutation::MakeNode { .. }
+            | Mutation::MakeDir { .. }
+            | Mutation::Symlink { .. }
+            | Mutation::RemoveDir { .. } => return Ok(BTreeSet::new()),
+        };
+        self.look(move |tables| {
+            let mut inodes = BTreeSet::new();
+            for (parent, name) in names {
+                // What is not there is for the command to refuse, and to remember.
+                if let Ok(attr) = read::lookup(tables, parent, Some(&name))?
+                    && attr.kind != FileKind::Dir
+                {
+                    inodes.insert(attr.inode);
+                }
+            }
+            Ok(Ok(inodes))
+        })
+        .await
+    }
+
+    async fn create(&self, request: Mutate, delivery: &mut Delivery) -> Result<Mutated> {
+        let Mutate { stamp, mutation } = request;
+        let session = stamp.session;
+        let changed = self
+            .commit_namespace(NamespaceCommand::Mutate { stamp, mutation })
+            .await?;
+        let attr: FileAttr = changed.attr.ok_or(ErrorCode::Stale)?;
+        let inode = attr.inode;
+        self.record_open(session, inode)?;
+        if !changed.created {
+            let attr = match self.true_attr(session, inode).await {
+                Ok(attr) => attr,
+                Err(e) => {
+                    if e.code == ErrorCode::Stale {
+                        self.core().opens.close(session, inode);
+                    }
+                    return Err(e);
+                }
+            };
+            return Ok(Mutated {
+                attr: Some(attr),
+                created: false,
+                lease: None,
+            });
+        }
+        let granted = {
+            let mut core = self.alive(session)?;
+            // The command has recorded the interest; nobody can have cached a new inode.
+            core.interest.logged(session, inode);
+            core.leases.try_lease(session, inode, LeaseKind::Exclusive)
+        };
+        let Some(granted) = granted else {
+            let attr = self.true_attr(session, inode).await?;
+            return Ok(Mutated {
+                attr: Some(attr),
+                created: true,
+                lease: None,
+            });
+        };
+        let lease = self.grant_answer(session, inode, granted, delivery).await?;
+        Ok(Mutated {
+            attr: Some(lease.attr),
+            created: true,
+            lease: Some(lease),
+        })
+    }
+
+    /// An inode has lost its last name.
+    fn orphaned(&self, inode: InodeId) {
+        self.core().orphans.insert(inode);
+        self.shared.orphans.notify_one();
+    }
+}
+
+/// Whether the mutation reaches inodes through names.
+fn removed_name(mutation: &Mutation) -> bool {
+    matches!(mutation, Mutation::Unlink { .. } | Mutation::Rename { .. })
+}
+
+/// The inodes, other than dirs, whose attributes the change through names has changed.
+fn touched_by_name(changed: &Changed) -> BTreeSet<InodeId> {
+    let named = changed
+        .attr
+        .filter(|attr| attr.kind != FileKind::Dir)
+        .map(|attr| attr.inode);
+    let replaced = changed
+        .replaced
+        .filter(|_| changed.attr.is_some_and(|attr| attr.kind != FileKind::Dir));
+    named.into_iter().chain(replaced).collect()
+}

@@ -1,0 +1,102 @@
+//! Reads of the namespace. Attributes are true: the holder of an exclusive lease is asked.
+
+use super::MountApi;
+use crate::namespace::read;
+use crate::state::tables::{Read, TableError};
+use dfs_proto::attr::{FileAttr, FileKind, StatFs};
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::{InodeId, SessionId};
+use dfs_proto::limits::BLOCK_BYTES;
+use dfs_proto::msg::namespace::{DirPage, GetAttr, GetStatFs, Lookup, ReadDir, ReadLink};
+
+impl MountApi {
+    /// Reads the replicated state; what the read refuses becomes the error.
+    pub(super) async fn look<T, F>(&self, f: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Read) -> Result<Result<T, ErrorCode>, TableError> + Send + 'static,
+    {
+        drop(self.leading()?);
+        self.raft().read(f).await?.map_err(Error::from)
+    }
+
+    /// The recorded attributes.
+    pub(super) async fn recorded_attr(&self, inode: InodeId) -> Result<FileAttr> {
+        self.look(move |tables| read::attr(tables, inode)).await
+    }
+
+    /// The attributes with every write that was acknowledged, on whichever mount, before the
+    /// call. The session's own exclusive lease is not asked: it knows better itself.
+    pub(super) async fn true_attr(&self, session: SessionId, inode: InodeId) -> Result<FileAttr> {
+        self.grace(session, inode, false).await?;
+        if self.someone_else_writes(session, inode)? {
+            self.ask(inode).await?;
+        }
+        self.recorded_attr(inode).await
+    }
+
+    fn someone_else_writes(&self, session: SessionId, inode: InodeId) -> Result<bool> {
+        let core = self.leading()?;
+        Ok(core
+            .leases
+            .exclusive_holder(inode)
+            .is_some_and(|(holder, _)| holder != session))
+    }
+
+    pub(super) async fn get_attr(self, request: GetAttr) -> Result<FileAttr> {
+        self.true_attr(request.session, request.inode).await
+    }
+
+    pub(super) async fn lookup(self, request: Lookup) -> Result<FileAttr> {
+        let Lookup {
+            session,
+            parent,
+            name,
+        } = request;
+        let pushes = self.leading()?.pushes;
+        let found = self
+            .look(move |tables| read::lookup(tables, parent, name.as_ref()))
+            .await?;
+        if found.kind != FileKind::Regular {
+            return Ok(found);
+        }
+        {
+            let core = self.leading()?;
+            let held = core.leases.exclusive_holder(found.inode);
+            let quiet = held.is_none_or(|(holder, _)| holder == session);
+            // A holder may have pushed and gone after the look: then it was too early.
+            if quiet && core.pushes == pushes && !core.grace.blocks(found.inode) {
+                return Ok(found);
+            }
+        }
+        self.true_attr(session, found.inode).await
+    }
+
+    pub(super) async fn read_dir(self, request: ReadDir) -> Result<DirPage> {
+        let ReadDir {
+            inode,
+            cookie,
+            entries_max,
+            with_attr,
+        } = request;
+        self.look(move |tables| read::readdir(tables, inode, cookie, entries_max, with_attr))
+            .await
+    }
+
+    pub(super) async fn read_link(self, request: ReadLink) -> Result<Vec<u8>> {
+        self.look(move |tables| read::readlink(tables, request.inode))
+            .await
+    }
+
+    pub(super) async fn stat_fs(self, _: GetStatFs) -> Result<StatFs> {
+        let counts = self.look(|tables| read::counts(tables).map(Ok)).await?;
+        let space = self.placement().statfs();
+        // Inodes are not limited by themselves: as many more as there are free blocks.
+        let free_inodes = space.free_bytes / BLOCK_BYTES as u64;
+        Ok(StatFs {
+            inodes: counts.inodes + free_inodes,
+            free_inodes,
+            ..space
+        })
+    }
+}

@@ -1,0 +1,1 @@
+//! The service over loopback connections, with mounts that answer as the test says.
