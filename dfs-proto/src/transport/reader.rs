@@ -80,7 +80,13 @@ struct End {
 impl Drop for End {
     fn drop(&mut self) {
         self.connection.close("its reading task ended");
-        if !std::thread::panicking() {
+        if std::thread::panicking() {
+            // Its state may be half-changed, and a second panic here would end the process.
+            log::error!(
+                "the service panicked (a defect); {:?} is closed without telling it",
+                self.connection
+            );
+        } else {
             self.service.disconnected(&self.connection);
         }
         self.connection.shared.mark_ended();
