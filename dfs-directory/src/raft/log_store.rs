@@ -153,7 +153,10 @@ impl LogStore {
         self.shared().log.close()
     }
 
-    fn append_all(&self, entries: Vec<Entry>) -> Result<(), StorageError> {
+    fn append_all(&self, mut entries: Vec<Entry>) -> Result<(), StorageError> {
+        let purged = self.shared().log.purged().map(log_id);
+        // What the purge point includes is applied and durable here; a late copy adds nothing.
+        entries.retain(|entry| Some(entry.log_id.index) > purged.map(|id| id.index));
         let mut payloads = Vec::with_capacity(entries.len());
         for entry in &entries {
             if let EntryPayload::Membership(membership) = &entry.payload

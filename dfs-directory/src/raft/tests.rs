@@ -1,1 +1,7 @@
 //! The member as a whole, on a real disk.
+
+#![allow(clippy::unwrap_used)]
+
+mod conformance;
+mod member;
+mod snapshots;

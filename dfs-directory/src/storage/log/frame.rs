@@ -179,7 +179,7 @@ mod tests {
         expected.extend_from_slice(&[2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, b'a', b'b', 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes, expected);
-        assert_eq!(crc, 0);
+        assert_eq!(crc, 193_437_771);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::*;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 const SMALL: u64 = 4096;
 
@@ -123,6 +124,10 @@ fn an_append_cut_at_any_byte_is_left_out_and_the_rest_kept() {
             let complete = torn == whole;
             if shorter {
                 torn.truncate(cut as usize);
+            }
+            // Also what the last round has added behind.
+            for segment in segments(dir.path()) {
+                std::fs::remove_file(segment).unwrap();
             }
             std::fs::write(&path, &torn).unwrap();
             let mut log = open(dir.path());
