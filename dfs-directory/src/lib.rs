@@ -1,10 +1,12 @@
 //! The directory service: names -> inodes -> which servers; who is alive; who may do what.
 
+pub mod config;
 pub mod lease;
 pub mod mount_api;
 pub mod namespace;
 pub mod placement;
 pub mod raft;
+pub mod server_api;
 pub mod session;
 pub mod state;
 pub mod storage;

@@ -82,6 +82,16 @@ impl Placement {
         self.intents.notify_one();
     }
 
+    /// What the tasks know at this moment; empty while this member does not lead.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// The servers' last signs of life.
+    pub(crate) fn signs(&self) -> Signs {
+        self.signs.borrow().clone()
+    }
+
     /// Usable space after replication, as the servers last reported it; inode counts are 0 here
     /// (the namespace knows them).
     pub fn statfs(&self) -> StatFs {

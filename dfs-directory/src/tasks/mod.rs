@@ -17,3 +17,4 @@ mod view;
 pub use events::ServerEvents;
 pub use handle::Placement;
 pub use reign::Tasks;
+pub(crate) use view::{View, now};

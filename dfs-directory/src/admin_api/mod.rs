@@ -1,0 +1,83 @@
+//! What `dfsctl` asks: status, servers, groups, sessions, locks, verification. It changes nothing.
+
+mod report;
+mod verify;
+
+use crate::mount_api::MountApi;
+use crate::raft::RaftHandle;
+use crate::tasks::Placement;
+use dfs_proto::error::Result;
+use dfs_proto::msg::Request;
+use dfs_proto::msg::admin::{
+    GetStatus, ListGroups, ListLocks, ListServers, ListSessions, VerifyGroup,
+};
+use dfs_proto::payload::Payload;
+use dfs_proto::transport::{Incoming, Service};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// Groups that are verified at the same time: each reads a page of every replica.
+const VERIFICATIONS_MAX: usize = 4;
+
+/// The service for `dfsctl`.
+#[derive(Clone, Debug)]
+pub struct AdminApi {
+    raft: RaftHandle,
+    placement: Placement,
+    mounts: MountApi,
+    /// `HOST:PORT` of this member.
+    address: String,
+    verifications: Arc<Semaphore>,
+}
+
+impl AdminApi {
+    pub fn new(
+        raft: RaftHandle,
+        placement: Placement,
+        mounts: MountApi,
+        address: String,
+    ) -> Self {
+        Self {
+            raft,
+            placement,
+            mounts,
+            address,
+            verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
+        }
+    }
+
+    /// Whether a method is served here.
+    pub fn serves(method: u16) -> bool {
+        method >> 8 == 0x08
+    }
+
+    fn spawn<R, F>(&self, incoming: Incoming, handle: impl FnOnce(Self, R) -> F)
+    where
+        R: Request,
+        F: Future<Output = Result<R::Response>> + Send + 'static,
+    {
+        match incoming.decode::<R>() {
+            Ok(request) => {
+                let answer = handle(self.clone(), request);
+                tokio::spawn(async move {
+                    incoming.answer::<R>(answer.await, Payload::default());
+                });
+            }
+            Err(e) => incoming.refuse(e),
+        }
+    }
+}
+
+impl Service for AdminApi {
+    fn serve(&self, incoming: Incoming) {
+        match incoming.method {
+            GetStatus::METHOD => self.spawn(incoming, |api, _: GetStatus| api.status()),
+            ListServers::METHOD => self.spawn(incoming, |api, _: ListServers| api.servers()),
+            ListGroups::METHOD => self.spawn(incoming, |api, _: ListGroups| api.groups()),
+            ListSessions::METHOD => self.spawn(incoming, |api, _: ListSessions| api.sessions()),
+            ListLocks::METHOD => self.spawn(incoming, Self::locks),
+            VerifyGroup::METHOD => self.spawn(incoming, Self::verify),
+            _ => incoming.refuse_unknown(),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The connection to the directory's leader.
+
+use dfs_proto::error::{Error, ErrorCode, Result as Answer, Retry};
+use dfs_proto::ids::{Incarnation, NodeId};
+use dfs_proto::msg::Request;
+use dfs_proto::msg::admin::GetStatus;
+use dfs_proto::payload::Payload;
+use dfs_proto::transport::{Connection, Identity, NoService, Role, connect, read_secret};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// For a question; a page of a verification may read much from busy disks.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// What is on its way (a leader's election, a group's new epoch) is waited for this long.
+const PATIENCE: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(200);
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    connection: Connection,
+}
+
+impl Client {
+    /// Finds the member that leads among those named.
+    pub(crate) async fn connect(
+        members: Option<String>,
+        secret_file: Option<&Path>,
+    ) -> Result<Self, String> {
+        let members = members
+            .or_else(|| std::env::var("DFS_DIRECTORY").ok())
+            .ok_or("name the directory with --directory HOST:PORT or in DFS_DIRECTORY")?;
+        let members: Vec<&str> = members
+            .split(',')
+            .map(str::trim)
+            .filter(|member| !member.is_empty())
+            .collect();
+        if members.is_empty() {
+            return Err("--directory names no member".to_owned());
+        }
+        let secret = secret_file
+            .map(read_secret)
+            .transpose()
+            .map_err(|e| e.to_string())?;
+        let random = || getrandom::u64().map_err(|e| e.to_string());
+        let identity = Arc::new(Identity {
+            cluster: None,
+            node: NodeId(u128::from(random()?)),
+            incarnation: Incarnation(random()?),
+            role: Role::Admin,
+            secret,
+        });
+        let begun = Instant::now();
+        loop {
+            let mut last = Error::bare(ErrorCode::Disconnected);
+            for member in &members {
+                match leader_at(member, &identity).await {
+                    Ok(connection) => return Ok(Self { connection }),
+                    Err(e) => last = e,
+                }
+            }
+            // Nobody there is an answer; somebody who does not lead yet is worth a wait.
+            if last.code != ErrorCode::NotLeader || begun.elapsed() > PATIENCE {
+                return Err(last.to_string());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Asks; waits for what is on its way.
+    pub(crate) async fn ask<R: Request>(&self, request: &R) -> Result<R::Response, String> {
+        let begun = Instant::now();
+        loop {
+            let answer = self
+                .connection
+                .call(request, Payload::default(), DEADLINE)
+                .await;
+            match answer {
+                Ok((answer, _)) => return Ok(answer),
+                Err(e) if may_wait(&e) && begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(e) => return Err(e.to_string()),
+            }
+        }
+    }
+}
+
+fn may_wait(e: &Error) -> bool {
+    let broken = matches!(
+        e.code,
+        ErrorCode::Disconnected | ErrorCode::DeadlineExceeded
+    );
+    e.retry() != Retry::Never && !broken
+}
+
+async fn leader_at(member: &str, identity: &Arc<Identity>) -> Answer<Connection> {
+    let connection = connect(member, identity.clone(), Arc::new(NoService)).await?;
+    connection
+        .call(&GetStatus, Payload::default(), Duration::from_secs(10))
+        .await?;
+    Ok(connection)
+}

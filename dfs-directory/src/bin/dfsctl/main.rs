@@ -1,0 +1,115 @@
+//! `dfsctl`: looks inside a cluster. It asks the directory and changes nothing.
+
+mod client;
+mod show;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use client::Client;
+use dfs_proto::ids::InodeId;
+use dfs_proto::msg::admin::{GetStatus, ListGroups, ListLocks, ListServers, ListSessions};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Exit codes: 0 all is well, 1 faults were found, 2 the question could not be answered.
+const FAULTS: u8 = 1;
+const FAILED: u8 = 2;
+
+/// Looks inside a dfs cluster.
+///
+/// Exits with 0 when the answer is there, with 1 when `verify` found faults, with 2 when the
+/// cluster could not be asked.
+#[derive(Debug, Parser)]
+#[command(name = "dfsctl", version)]
+struct Options {
+    /// Members of the directory [default: the environment's DFS_DIRECTORY].
+    #[arg(long, value_name = "HOST:PORT[,HOST:PORT...]", global = true)]
+    directory: Option<String>,
+    /// File with the cluster's secret.
+    #[arg(long, value_name = "FILE", global = true)]
+    secret_file: Option<PathBuf>,
+    /// Print JSON for programs instead of tables for people.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    question: Question,
+}
+
+#[derive(Debug, Subcommand)]
+enum Question {
+    /// One view of the whole cluster.
+    Status,
+    /// File servers: address, space, signs of life.
+    Servers,
+    /// Replica groups: epoch, primary, members.
+    Groups,
+    /// Mounts and what they hold.
+    Sessions,
+    /// Locks and who waits for them.
+    Locks {
+        /// Only those of this inode.
+        #[arg(long)]
+        inode: Option<u64>,
+    },
+    /// Reads every replica of every chunk, checks and compares them.
+    Verify {
+        /// Only this group.
+        #[arg(long)]
+        group: Option<u32>,
+    },
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("error")).init();
+    let options = Options::parse();
+    let answered = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())
+        .and_then(|runtime| runtime.block_on(Box::pin(answer(&options))));
+    match answered {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("dfsctl: {e}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+async fn answer(options: &Options) -> Result<ExitCode, String> {
+    let client = Client::connect(options.directory.clone(), options.secret_file.as_deref()).await?;
+    let json = options.json;
+    let text = match &options.question {
+        Question::Status => show::status(&client.ask(&GetStatus).await?, json),
+        Question::Servers => show::servers(&client.ask(&ListServers).await?, json),
+        Question::Groups => show::groups(&client.ask(&ListGroups).await?, json),
+        Question::Sessions => show::sessions(&client.ask(&ListSessions).await?, json),
+        Question::Locks { inode } => {
+            let request = ListLocks {
+                inode: inode.map(InodeId),
+            };
+            show::locks(&client.ask(&request).await?, json)
+        }
+        Question::Verify { group } => {
+            let report = verify::run(&client, *group).await?;
+            print(&verify::show(&report, json))?;
+            let faulty = !report.faults.is_empty();
+            return Ok(if faulty {
+                ExitCode::from(FAULTS)
+            } else {
+                ExitCode::SUCCESS
+            });
+        }
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A reader that has enough (`dfsctl groups | head`) is no fault of ours.
+fn print(text: &str) -> Result<(), String> {
+    use std::io::Write;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.to_string()),
+        _ => Ok(()),
+    }
+}

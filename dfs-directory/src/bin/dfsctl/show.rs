@@ -1,0 +1,529 @@
+//! Answers as tables for people and as JSON for programs.
+
+use dfs_proto::cluster::{GroupConfig, MemberState};
+use dfs_proto::lock::{LockKind, LockRange, LockSpace};
+use dfs_proto::msg::admin::{GroupStatus, LockStatus, ServerStatus, SessionStatus, Status};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// One JSON document, ended by a newline.
+pub(crate) fn document(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+/// Columns as wide as their widest cell, two spaces between them.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.len()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut out = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            let _ = write!(out, "{cell:<width$}  ");
+        }
+        text.push_str(out.trim_end());
+        text.push('\n');
+    };
+    line(&mut head.iter().copied());
+    for row in rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+    text
+}
+
+pub(crate) fn status(status: &Status, json: bool) -> String {
+    if json {
+        let members: Vec<Value> = status
+            .members
+            .iter()
+            .map(|member| {
+                json!({
+                    "member": member.member.0,
+                    "address": member.address,
+                    "leader": member.leader,
+                    "term": member.term,
+                    "applied": member.applied,
+                })
+            })
+            .collect();
+        return document(&json!({
+            "cluster": status.cluster.to_string(),
+            "members": members,
+            "servers": status.servers,
+            "servers_alive": status.servers_alive,
+            "groups": status.groups,
+            "groups_healthy": status.groups_healthy,
+            "groups_degraded": status.groups_degraded,
+            "groups_unavailable": status.groups_unavailable,
+            "sessions": status.sessions,
+            "inodes": status.inodes,
+            "intents": status.intents,
+        }));
+    }
+    let mut text = format!("cluster    {}\n", status.cluster);
+    for member in &status.members {
+        let role = if member.leader { "leads" } else { "follows" };
+        let _ = writeln!(
+            text,
+            "directory  {} at {}, {role} in term {}, {} changes applied",
+            member.member, member.address, member.term, member.applied
+        );
+    }
+    let _ = writeln!(
+        text,
+        "servers    {} of {} alive",
+        status.servers_alive, status.servers
+    );
+    let _ = writeln!(
+        text,
+        "groups     {}: {} healthy, {} degraded, {} unavailable",
+        status.groups, status.groups_healthy, status.groups_degraded, status.groups_unavailable
+    );
+    let _ = writeln!(text, "sessions   {}", status.sessions);
+    let _ = writeln!(text, "inodes     {}", status.inodes);
+    let _ = writeln!(
+        text,
+        "intents    {} cuts and frees to be carried out",
+        status.intents
+    );
+    text
+}
+
+pub(crate) fn servers(servers: &[ServerStatus], json: bool) -> String {
+    if json {
+        let servers: Vec<Value> = servers
+            .iter()
+            .map(|server| {
+                json!({
+                    "server": server.entry.run.server.0,
+                    "incarnation": format!("{:016x}", server.entry.run.incarnation.0),
+                    "address": server.entry.address,
+                    "alive": server.entry.alive,
+                    "silent_ms": (server.silent_ms != u64::MAX).then_some(server.silent_ms),
+                    "total_bytes": server.space.total_bytes,
+                    "free_bytes": server.space.free_bytes,
+                    "chunks": server.space.chunks,
+                    "groups": server.groups,
+                    "groups_in_sync": server.groups_in_sync,
+                })
+            })
+            .collect();
+        return document(&Value::Array(servers));
+    }
+    let rows: Vec<Vec<String>> = servers
+        .iter()
+        .map(|server| {
+            let heard = match server.silent_ms {
+                u64::MAX => "-".to_owned(),
+                ms => format!("{ms} ms ago"),
+            };
+            vec![
+                server.entry.run.server.0.to_string(),
+                if server.entry.alive { "alive" } else { "gone" }.to_owned(),
+                server.entry.address.clone(),
+                heard,
+                bytes(server.space.free_bytes),
+                bytes(server.space.total_bytes),
+                server.space.chunks.to_string(),
+                format!("{} of {} in-sync", server.groups_in_sync, server.groups),
+            ]
+        })
+        .collect();
+    let head = [
+        "SERVER", "STATE", "ADDRESS", "HEARD", "FREE", "TOTAL", "CHUNKS", "GROUPS",
+    ];
+    table(&head, &rows)
+}
+
+/// In one word, how a group is.
+fn health(group: &GroupStatus) -> &'static str {
+    let config = &group.config;
+    if config.primary.is_none() {
+        "unavailable"
+    } else if config.epoch != group.effective {
+        "changing"
+    } else if config.in_sync().count() < usize::from(group.wanted) {
+        "degraded"
+    } else {
+        "healthy"
+    }
+}
+
+fn member_state(state: MemberState) -> &'static str {
+    match state {
+        MemberState::InSync => "in-sync",
+        MemberState::Joining => "joining",
+        MemberState::Offline => "offline",
+        MemberState::LastServing => "last-serving",
+    }
+}
+
+pub(crate) fn groups(groups: &[GroupStatus], json: bool) -> String {
+    if json {
+        let members = |config: &GroupConfig| -> Vec<Value> {
+            config
+                .members
+                .iter()
+                .map(|member| {
+                    json!({
+                        "server": member.run.server.0,
+                        "incarnation": format!("{:016x}", member.run.incarnation.0),
+                        "state": member_state(member.state),
+                    })
+                })
+                .collect()
+        };
+        let groups: Vec<Value> = groups
+            .iter()
+            .map(|group| {
+                json!({
+                    "group": group.config.group.0,
+                    "epoch": group.config.epoch.0,
+                    "effective": group.effective.0,
+                    "primary": group.config.primary.map(|server| server.0),
+                    "state": health(group),
+                    "wanted": group.wanted,
+                    "min_in_sync": group.config.min_in_sync,
+                    "writable": group.config.is_writable(),
+                    "members": members(&group.config),
+                })
+            })
+            .collect();
+        return document(&Value::Array(groups));
+    }
+    let rows: Vec<Vec<String>> = groups
+        .iter()
+        .map(|group| {
+            let config = &group.config;
+            let members: Vec<String> = config
+                .members
+                .iter()
+                .map(|m| format!("{} {}", m.run.server.0, member_state(m.state)))
+                .collect();
+            vec![
+                config.group.0.to_string(),
+                config.epoch.0.to_string(),
+                config
+                    .primary
+                    .map_or("-".to_owned(), |server| server.0.to_string()),
+                health(group).to_owned(),
+                members.join(", "),
+            ]
+        })
+        .collect();
+    table(&["GROUP", "EPOCH", "PRIMARY", "STATE", "MEMBERS"], &rows)
+}
+
+pub(crate) fn sessions(sessions: &[SessionStatus], json: bool) -> String {
+    if json {
+        let sessions: Vec<Value> = sessions
+            .iter()
+            .map(|session| {
+                json!({
+                    "session": session.session.0,
+                    "host": session.host,
+                    "pid": session.pid,
+                    "mount_point": session.mount_point,
+                    "silent_ms": session.silent_ms,
+                    "connected": session.connected,
+                    "leases_shared": session.leases_shared,
+                    "leases_exclusive": session.leases_exclusive,
+                    "locks": session.locks,
+                    "waits": session.waits,
+                    "opens": session.opens,
+                })
+            })
+            .collect();
+        return document(&Value::Array(sessions));
+    }
+    let rows: Vec<Vec<String>> = sessions
+        .iter()
+        .map(|session| {
+            vec![
+                session.session.0.to_string(),
+                format!("{}:{}", session.host, session.mount_point),
+                session.pid.to_string(),
+                if session.connected {
+                    "connected"
+                } else {
+                    "away"
+                }
+                .to_owned(),
+                format!("{} ms ago", session.silent_ms),
+                format!("{}/{}", session.leases_shared, session.leases_exclusive),
+                session.locks.to_string(),
+                session.waits.to_string(),
+                session.opens.to_string(),
+            ]
+        })
+        .collect();
+    let head = [
+        "SESSION",
+        "MOUNT",
+        "PID",
+        "STATE",
+        "HEARD",
+        "LEASES S/X",
+        "LOCKS",
+        "WAITS",
+        "OPENS",
+    ];
+    table(&head, &rows)
+}
+
+pub(crate) fn locks(locks: &[LockStatus], json: bool) -> String {
+    let space = |space| match space {
+        LockSpace::Flock => "flock",
+        LockSpace::Posix => "posix",
+    };
+    let kind = |kind| match kind {
+        LockKind::Shared => "shared",
+        LockKind::Exclusive => "exclusive",
+    };
+    if json {
+        let locks: Vec<Value> = locks
+            .iter()
+            .map(|status| {
+                let lock = &status.lock;
+                json!({
+                    "inode": status.inode.0,
+                    "space": space(lock.space),
+                    "kind": kind(lock.kind),
+                    "start": lock.range.start,
+                    "last": lock.range.last,
+                    "session": lock.holder.session.0,
+                    "owner": format!("{:016x}", lock.holder.owner.0),
+                    "pid": lock.pid,
+                    "host": status.host,
+                    "waiting": status.waiting,
+                })
+            })
+            .collect();
+        return document(&Value::Array(locks));
+    }
+    let rows: Vec<Vec<String>> = locks
+        .iter()
+        .map(|status| {
+            let lock = &status.lock;
+            vec![
+                status.inode.0.to_string(),
+                space(lock.space).to_owned(),
+                kind(lock.kind).to_owned(),
+                range(&lock.range),
+                if status.waiting { "waits" } else { "holds" }.to_owned(),
+                lock.holder.session.0.to_string(),
+                status.host.clone(),
+                lock.pid.to_string(),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            "INODE", "SPACE", "KIND", "BYTES", "STATE", "SESSION", "HOST", "PID",
+        ],
+        &rows,
+    )
+}
+
+fn range(range: &LockRange) -> String {
+    if *range == LockRange::WHOLE {
+        return "all".to_owned();
+    }
+    match range.last {
+        u64::MAX => format!("{}-", range.start),
+        last => format!("{}-{last}", range.start),
+    }
+}
+
+/// Three significant digits and a binary unit.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = UNITS[0];
+    for larger in &UNITS[1..] {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    let digits = if value < 10.0 {
+        2
+    } else {
+        usize::from(value < 100.0)
+    };
+    format!("{value:.digits$} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dfs_proto::cluster::{Equalise, GroupMember, ServerEntry};
+    use dfs_proto::ids::{
+        ClusterId, Epoch, GroupId, Incarnation, InodeId, LockOwner, MemberId, ServerId, ServerRun,
+        SessionId,
+    };
+    use dfs_proto::lock::{HeldLock, LockHolder};
+    use dfs_proto::msg::admin::MemberStatus;
+    use dfs_proto::msg::registry::Space;
+
+    fn parse(text: &str) -> Value {
+        serde_json::from_str(text).expect("valid JSON")
+    }
+
+    fn run(server: u32) -> ServerRun {
+        ServerRun {
+            server: ServerId(server),
+            incarnation: Incarnation(0xab),
+        }
+    }
+
+    fn group(states: [MemberState; 3], epoch: u64, effective: u64) -> GroupStatus {
+        let members: Vec<GroupMember> = (1..)
+            .zip(states)
+            .map(|(server, state)| GroupMember {
+                run: run(server),
+                state,
+            })
+            .collect();
+        let primary = members
+            .iter()
+            .find(|m| m.state == MemberState::InSync)
+            .map(|m| m.run.server);
+        GroupStatus {
+            config: GroupConfig {
+                group: GroupId(4),
+                epoch: Epoch(epoch),
+                primary,
+                members,
+                min_in_sync: 2,
+                equalise: Equalise::Marked,
+            },
+            effective: Epoch(effective),
+            wanted: 3,
+        }
+    }
+
+    #[test]
+    fn the_state_of_a_group_is_one_word() {
+        use MemberState::{InSync, Joining, LastServing, Offline};
+        let word = |states, epoch, effective| health(&group(states, epoch, effective));
+        assert_eq!(word([InSync; 3], 5, 5), "healthy");
+        assert_eq!(word([InSync; 3], 6, 5), "changing");
+        assert_eq!(word([InSync, Joining, Offline], 5, 5), "degraded");
+        assert_eq!(word([LastServing; 3], 6, 5), "unavailable");
+    }
+
+    #[test]
+    fn groups_as_json_name_each_member_and_its_state() {
+        use MemberState::{InSync, Joining};
+        let text = groups(&[group([InSync, InSync, Joining], 5, 5)], true);
+        let value = parse(&text);
+        assert_eq!(value[0]["group"], 4);
+        assert_eq!(value[0]["primary"], 1);
+        assert_eq!(value[0]["state"], "degraded");
+        assert_eq!(value[0]["members"][2]["server"], 3);
+        assert_eq!(value[0]["members"][2]["state"], "joining");
+    }
+
+    #[test]
+    fn groups_as_a_table_have_one_line_each() {
+        let text = groups(&[group([MemberState::InSync; 3], 5, 5)], false);
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(lines[0], ["GROUP", "EPOCH", "PRIMARY", "STATE", "MEMBERS"]);
+        assert_eq!(lines[1][..4], ["4", "5", "1", "healthy"]);
+        assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
+    fn the_status_as_json_is_flat_and_greppable() {
+        let answer = Status {
+            cluster: ClusterId(0xfeed),
+            members: vec![MemberStatus {
+                member: MemberId(1),
+                address: "127.0.0.1:7".into(),
+                leader: true,
+                term: 3,
+                applied: 9,
+            }],
+            servers: 3,
+            servers_alive: 2,
+            groups: 64,
+            groups_healthy: 0,
+            groups_degraded: 64,
+            groups_unavailable: 0,
+            sessions: 1,
+            inodes: 5,
+            intents: 0,
+        };
+        let text = status(&answer, true);
+        assert!(text.contains("\"groups_unavailable\": 0"), "{text}");
+        let value = parse(&text);
+        assert_eq!(value["cluster"], "0000000000000000000000000000feed");
+        assert_eq!(value["members"][0]["leader"], true);
+        assert!(status(&answer, false).contains("2 of 3 alive"));
+    }
+
+    #[test]
+    fn a_server_that_was_never_heard_has_no_number() {
+        let server = ServerStatus {
+            entry: ServerEntry {
+                run: run(2),
+                address: "h:1".into(),
+                alive: false,
+            },
+            space: Space::default(),
+            silent_ms: u64::MAX,
+            groups: 64,
+            groups_in_sync: 0,
+        };
+        let value = parse(&servers(std::slice::from_ref(&server), true));
+        assert!(value[0]["silent_ms"].is_null());
+        assert!(servers(&[server], false).contains("gone"));
+    }
+
+    #[test]
+    fn locks_tell_holders_from_waiters() {
+        let status = LockStatus {
+            inode: InodeId(7),
+            lock: HeldLock {
+                space: LockSpace::Posix,
+                holder: LockHolder {
+                    session: SessionId(3),
+                    owner: LockOwner(1),
+                },
+                kind: LockKind::Exclusive,
+                range: LockRange {
+                    start: 10,
+                    last: 19,
+                },
+                pid: 42,
+            },
+            waiting: true,
+            host: "h".into(),
+        };
+        let value = parse(&locks(std::slice::from_ref(&status), true));
+        assert_eq!(value[0]["waiting"], true);
+        assert_eq!(value[0]["last"], 19);
+        let text = locks(&[status], false);
+        assert!(text.contains("10-19") && text.contains("waits"), "{text}");
+    }
+
+    #[test]
+    fn bytes_have_three_digits() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1536), "1.50 KiB");
+        assert_eq!(bytes(100 << 30), "100 GiB");
+        assert_eq!(bytes(u64::MAX), "16384 PiB");
+    }
+}
