@@ -1,9 +1,11 @@
 //! The directory service: names -> inodes -> which servers; who is alive; who may do what.
 
+pub mod admin_api;
 pub mod config;
 pub mod lease;
 pub mod mount_api;
 pub mod namespace;
+pub mod node;
 pub mod placement;
 pub mod raft;
 pub mod server_api;

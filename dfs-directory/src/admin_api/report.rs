@@ -116,10 +116,10 @@ impl AdminApi {
     }
 
     pub(super) async fn sessions(self) -> Result<Vec<SessionStatus>> {
-        self.mounts.list_sessions().await
+        self.mounts.list_sessions()
     }
 
     pub(super) async fn locks(self, request: ListLocks) -> Result<Vec<LockStatus>> {
-        self.mounts.list_locks(request.inode).await
+        self.mounts.list_locks(&request)
     }
 }
