@@ -10,9 +10,28 @@
 //! decides whether a write is allowed, only whether it can be kept. The formats are described
 //! byte by byte in `docs/storage.md`.
 
+mod bits;
+mod catalog;
+mod cut;
+mod disk;
 mod error;
+#[cfg(test)]
+mod faults;
+mod file;
+mod handles;
+mod identity;
+mod index;
+mod install;
+mod live;
+mod promises;
+mod read;
+mod recover;
 mod request;
+mod slot;
+mod space;
 mod store;
+mod sync;
+mod write;
 
 pub use error::{Damage, Result, StoreError};
 pub use request::{

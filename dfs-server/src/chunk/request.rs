@@ -53,7 +53,7 @@ pub struct ChunkState {
 }
 
 /// Answer of a read: the first `len` bytes of the buffer are filled, the rest of what was
-/// asked for lies beyond the stored length (zeros) and is left untouched.
+/// asked for lies beyond the stored length: it is to be taken as zeros, whatever the buffer holds.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Read {
     pub len: usize,

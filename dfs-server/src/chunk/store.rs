@@ -1,102 +1,150 @@
-//! The store as its callers see it.
+//! The store as its callers see it: opening, closing, and what is answered from memory.
+//!
+//! Locks, in the order in which they may be held together: gate, chunk (several only by a cut),
+//! catalog, promises, the index's queue. None of the last three is held while the disk works.
 
-use super::error::{Result, StoreError};
-use super::request::*;
-use dfs_proto::cluster::GroupConfig;
-use dfs_proto::ids::*;
-use dfs_proto::layout::FileLayout;
+use super::catalog::Catalog;
+use super::disk::Disk;
+use super::error::{Damage, Result, StoreError};
+use super::file::{self, ChunkFile, FAN_OUT};
+use super::handles::{Handle, Handles};
+use super::identity::Claim;
+use super::index::{Change, Content, Index, Ticket};
+use super::install::Installations;
+use super::live::Live;
+use super::promises::Promises;
+use super::recover;
+use super::request::{ChunkState, Image, OpenOptions, Opened, Space};
+use super::slot::{Meta, NoSlot};
+use super::space::{Probe, SpaceGauge, statvfs};
+use super::sync::Fan;
+use dfs_proto::ids::{ChunkIndex, ChunkKey, ClusterId, GroupId, InodeId, NodeId, SessionId};
 use dfs_proto::msg::peer::WriteRecord;
-use std::path::Path;
-use std::time::Duration;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Cuts of one inode follow each other; those of others run side by side.
+pub(super) const CUT_STRIPES: usize = 64;
+
+/// Open files of the process that are not chunk files (sockets, the index).
+const OTHER_FILES: u64 = 256;
 
 /// Chunks of files on a local disk. All methods may be called from several threads at once;
-/// operations on one chunk exclude each other, reads of it run side by side.
+/// changes of one chunk exclude each other, reads of it run side by side.
 #[derive(Debug)]
-pub struct ChunkStore {}
-
-fn soon<T>() -> Result<T> {
-    Err(StoreError::Failed("not usable yet".into()))
+pub struct ChunkStore {
+    pub(super) data: PathBuf,
+    pub(super) claim: Mutex<Claim>,
+    pub(super) disk: Disk,
+    pub(super) index: Index,
+    pub(super) catalog: Mutex<Catalog>,
+    pub(super) promises: Mutex<Promises>,
+    pub(super) handles: Handles,
+    pub(super) fans: Vec<Fan>,
+    pub(super) space: SpaceGauge,
+    pub(super) installations: Installations,
+    pub(super) cuts: [Mutex<()>; CUT_STRIPES],
+    /// Whether the store was closed; held shared by whatever changes something.
+    pub(super) gate: RwLock<bool>,
 }
 
-#[allow(unused_variables)]
 impl ChunkStore {
     /// Opens the data dir, formatting an empty one. The store says `clean: false` after a stop
     /// without `close_clean`: what it holds has then to be compared with other replicas.
     pub fn open(dir: &Path, options: OpenOptions) -> Result<(Self, Opened)> {
-        soon()
+        Self::open_with(dir, options, statvfs)
     }
+
+    pub(super) fn open_with(
+        dir: &Path,
+        options: OpenOptions,
+        probe: Probe,
+    ) -> Result<(Self, Opened)> {
+        let claim = Claim::take(dir, options.cluster, options.accept_copy, new_node)?;
+        let identity = claim.identity();
+        let data = dir.join("data");
+        let create = !data.exists();
+        let (index, mut content) = Index::open(dir, create)?;
+        let installations = Installations::open(dir)?;
+        if create {
+            format_data(dir, &data)?;
+        }
+        let clean = content.clean;
+        // From here on a stop that is not orderly must be noticed.
+        index.commit(vec![Change::Clean(false)])?;
+        let promises = Promises::of(&mut content);
+        let disk = Disk::new();
+        let catalog = if clean {
+            catalog_of(content)
+        } else {
+            recover::catalog(&data, content, &promises, &disk)?
+        };
+        let fans = (0..FAN_OUT)
+            .map(|fan| Fan::new(file::fan_path(&data, fan), !clean))
+            .collect();
+        log::info!(
+            "{}: {} chunks, last stop {}",
+            dir.display(),
+            catalog.len(),
+            if clean { "orderly" } else { "not orderly" }
+        );
+        let store = Self {
+            space: SpaceGauge::new(dir, options.reserve, probe)?,
+            handles: Handles::new(handles_for(options.open_files_max)),
+            data,
+            claim: Mutex::new(claim),
+            disk,
+            index,
+            catalog: Mutex::new(catalog),
+            promises: Mutex::new(promises),
+            fans,
+            installations,
+            cuts: [const { Mutex::new(()) }; CUT_STRIPES],
+            gate: RwLock::new(false),
+        };
+        let opened = Opened {
+            clean,
+            node: identity.node,
+            cluster: identity.cluster,
+        };
+        Ok((store, opened))
+    }
+
     /// Binds a dir that was never part of a cluster to one, durably.
     pub fn bind_cluster(&self, cluster: ClusterId) -> Result<()> {
-        soon()
+        let _open = self.usable()?;
+        lock(&self.claim).bind(cluster)
     }
+
     /// State of a chunk, `None` for a hole. From memory: never waits for the disk.
     pub fn state(&self, key: ChunkKey) -> Option<ChunkState> {
-        None
+        self.catalog().get(key).map(|entry| entry.state())
     }
+
     /// The last write of a session that was applied to the chunk.
     pub fn record(&self, key: ChunkKey, session: SessionId) -> Result<Option<WriteRecord>> {
-        soon()
+        let image = self.image(key)?;
+        Ok(image.and_then(|image| {
+            let mut records = image.records.into_iter();
+            records.find(|record| record.session == session)
+        }))
     }
+
     /// All write records of a chunk with its state, `None` for a hole: what an image starts with.
     pub fn image(&self, key: ChunkKey) -> Result<Option<Image>> {
-        soon()
+        self.with_live(key, |live| {
+            let meta = live.meta();
+            Ok(Image {
+                generation: meta.generation,
+                version: meta.version,
+                len: meta.len,
+                records: meta.records.clone(),
+            })
+        })
     }
-    /// Reads into the front of `buffer`; every block is verified. A hole reads as length 0.
-    pub fn read(&self, key: ChunkKey, offset: u32, buffer: &mut [u8]) -> Result<Read> {
-        soon()
-    }
-    /// Applies one write. Not durable before a sync.
-    pub fn write(&self, request: &WriteRequest<'_>) -> Result<()> {
-        soon()
-    }
-    /// Takes one part of a chunk's image; the last one makes it visible, atomically.
-    pub fn install(&self, part: &InstallPart<'_>) -> Result<()> {
-        soon()
-    }
-    /// Makes the chunk a hole. Durable when it returns.
-    pub fn remove(&self, key: ChunkKey) -> Result<()> {
-        soon()
-    }
-    /// Accepts a torn copy as it is on disk: its blocks get new checksums, version and write
-    /// records are those of the interrupted write. For when no replica holds a whole copy.
-    pub fn adopt_torn(&self, key: ChunkKey) -> Result<ChunkState> {
-        soon()
-    }
-    /// Makes a cut in the chunks of `groups`: everything of the inode from byte `from` on is
-    /// gone, and so is every older generation. Durable when it returns; done once, a repeat
-    /// does nothing.
-    pub fn cut(
-        &self,
-        inode: InodeId,
-        generation: Generation,
-        from: u64,
-        layout: FileLayout,
-        groups: &[GroupId],
-    ) -> Result<()> {
-        soon()
-    }
-    /// The generation below which requests for chunks of this inode in this group are refused.
-    pub fn floor(&self, group: GroupId, inode: InodeId) -> Option<Generation> {
-        None
-    }
-    /// Floors of a group in the order of inodes, and whether that was the end.
-    pub fn floors(
-        &self,
-        group: GroupId,
-        after: Option<InodeId>,
-        max: usize,
-    ) -> (Vec<(InodeId, Generation)>, bool) {
-        (Vec::new(), true)
-    }
-    /// Takes floors over from another replica; chunks of older generations stay to be compared.
-    /// Durable when it returns.
-    pub fn install_floors(&self, group: GroupId, floors: &[(InodeId, Generation)]) -> Result<()> {
-        soon()
-    }
-    /// Forgets floors of the group that were made in an epoch before `epoch`.
-    pub fn drop_floors(&self, group: GroupId, epoch: Epoch) -> Result<()> {
-        soon()
-    }
+
     /// Chunks of a group in the order of (inode, chunk), and whether that was the end.
     pub fn list(
         &self,
@@ -104,12 +152,14 @@ impl ChunkStore {
         after: Option<ChunkKey>,
         max: usize,
     ) -> (Vec<(ChunkKey, ChunkState)>, bool) {
-        (Vec::new(), true)
+        self.catalog().list(group, after, max)
     }
-    /// Bytes stored of an inode in one group.
+
+    /// Bytes stored of an inode in one group, in whole blocks.
     pub fn allocated(&self, inode: InodeId, group: GroupId) -> u64 {
-        0
+        self.catalog().allocated(inode, group)
     }
+
     /// First chunk of the inode at or after `from` that this group holds.
     pub fn next_allocated(
         &self,
@@ -117,66 +167,224 @@ impl ChunkStore {
         group: GroupId,
         from: ChunkIndex,
     ) -> Option<ChunkIndex> {
-        None
+        let catalog = self.catalog();
+        let first = catalog.of_inode(inode, group, from).next();
+        first.map(|(key, _)| key.index)
     }
-    /// Onto disk: data, version, records and index entry of these chunks.
-    pub fn sync(&self, keys: &[ChunkKey]) -> Result<()> {
-        soon()
-    }
-    /// Onto disk: everything of a group.
-    pub fn sync_group(&self, group: GroupId) -> Result<()> {
-        soon()
-    }
-    /// Onto disk: what was changed longer ago than `age`, at most `chunks_max` chunks; says how
-    /// many. To be called every few seconds: it bounds what an unclean stop makes the next
-    /// start check.
-    pub fn sync_aged(&self, age: Duration, chunks_max: usize) -> Result<usize> {
-        soon()
-    }
-    /// Keeps the adopted epochs; an older epoch of a group than the one kept is ignored.
-    /// Durable when it returns (one fsync for all, and for concurrent callers).
-    pub fn put_epochs(&self, configs: &[GroupConfig]) -> Result<()> {
-        soon()
-    }
-    /// The adopted epochs, ordered by group.
-    pub fn epochs(&self) -> Vec<GroupConfig> {
-        Vec::new()
-    }
-    /// Adds ended sessions. Durable when it returns.
-    pub fn put_fences(&self, sessions: &[SessionId]) -> Result<()> {
-        soon()
-    }
-    /// The ended sessions that are kept.
-    pub fn fences(&self) -> Vec<SessionId> {
-        Vec::new()
-    }
-    /// Forgets ended sessions.
-    pub fn drop_fences(&self, sessions: &[SessionId]) -> Result<()> {
-        soon()
-    }
-    /// Keeps a small value of the replica layer under a name (at most 4 KiB). Durable when it
-    /// returns.
-    pub fn put_note(&self, name: &str, value: &[u8]) -> Result<()> {
-        soon()
-    }
-    /// A value kept by `put_note`.
-    pub fn note(&self, name: &str) -> Option<Vec<u8>> {
-        None
-    }
-    /// Reads and checks everything of a chunk; `None` for a hole.
-    pub fn verify(&self, key: ChunkKey) -> Result<Option<Verified>> {
-        soon()
-    }
+
     /// Space of the disk.
     pub fn space(&self) -> Space {
-        Space::default()
+        let used = self.catalog().used();
+        self.space.space(used)
     }
+
     /// Why the store accepts nothing any more, if a disk error stopped it.
     pub fn failure(&self) -> Option<String> {
-        None
+        self.disk.failure().cloned()
     }
+
     /// Syncs everything and leaves the clean mark. Afterwards the store accepts nothing.
     pub fn close_clean(&self) -> Result<()> {
-        soon()
+        let mut closed = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Ok(());
+        }
+        self.disk.check()?;
+        self.clear_marks_and_sync_all()?;
+        self.index.commit(vec![Change::Clean(true)])?;
+        *closed = true;
+        Ok(())
     }
+
+    /// To be held by whatever changes something.
+    pub(super) fn usable(&self) -> Result<RwLockReadGuard<'_, bool>> {
+        let closed = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Err(StoreError::Invalid("the store is closed".into()));
+        }
+        self.disk.check()?;
+        Ok(closed)
+    }
+
+    pub(super) fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        lock(&self.catalog)
+    }
+
+    pub(super) fn promises(&self) -> MutexGuard<'_, Promises> {
+        lock(&self.promises)
+    }
+
+    /// Waits for the index; a failure stops the store.
+    pub(super) fn wait(&self, ticket: Ticket) -> Result<()> {
+        self.index.wait(ticket).map_err(|e| self.disk.fail(e))
+    }
+
+    /// Looks at a chunk under its shared lock; `None` for a hole.
+    pub(super) fn with_live<T>(
+        &self,
+        key: ChunkKey,
+        look: impl FnOnce(&Live) -> Result<T>,
+    ) -> Result<Option<T>> {
+        if self.catalog().get(key).is_none() {
+            return Ok(None);
+        }
+        let handle = self.handles.get(key);
+        loop {
+            {
+                let live = handle.read();
+                if let Some(damage) = self.damage(key) {
+                    return Err(StoreError::rotten(key, damage));
+                }
+                if let Some(live) = &*live {
+                    return look(live).map(Some).map_err(|e| self.note_damage(e));
+                }
+            }
+            // Not loaded: it takes the exclusive lock, and then the shared one again.
+            let mut live = handle.write();
+            if !self.load(key, &mut live)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Loads a chunk that the catalog has; `false` for a hole.
+    pub(super) fn load(&self, key: ChunkKey, live: &mut Option<Live>) -> Result<bool> {
+        if live.is_some() {
+            return Ok(true);
+        }
+        let Some(entry) = self.catalog().get(key).cloned() else {
+            return Ok(false);
+        };
+        let path = file::chunk_path(&self.data, key);
+        let file = match ChunkFile::open(path.clone()) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                return Err(self.note_damage(StoreError::rotten(key, Damage::Missing)));
+            }
+            Err(e) => return Err(self.disk.failed_doing("open", &path, e)),
+        };
+        let loaded = match Live::load(file) {
+            Ok(Ok(loaded)) => loaded,
+            Ok(Err(NoSlot::Newer(format))) => return Err(newer(&path, format)),
+            Ok(Err(_)) => return Err(self.note_damage(StoreError::rotten(key, Damage::Header))),
+            Err(e) => {
+                log::error!("read {}: {e}", path.display());
+                return Err(self.note_damage(StoreError::rotten(key, Damage::Header)));
+            }
+        };
+        // An older slot is not taken for the newest when that one is damaged.
+        let (meta, row) = (loaded.meta(), &entry.row);
+        let expected = (key, row.group, row.generation, row.version, row.len);
+        if (
+            meta.key,
+            meta.group,
+            meta.generation,
+            meta.version,
+            meta.len,
+        ) != expected
+        {
+            return Err(self.note_damage(StoreError::rotten(key, Damage::Header)));
+        }
+        *live = Some(loaded);
+        Ok(true)
+    }
+
+    /// What is known to be wrong with a chunk.
+    pub fn damage(&self, key: ChunkKey) -> Option<Damage> {
+        self.catalog()
+            .get(key)
+            .and_then(|entry| entry.row.damage.clone())
+    }
+
+    /// Remembers, and says once, that a chunk is damaged.
+    pub(super) fn note_damage(&self, error: StoreError) -> StoreError {
+        if let StoreError::Rotten { key, damage } = &error {
+            let mut catalog = self.catalog();
+            if catalog.get(*key).is_some_and(|e| e.row.damage.is_none()) {
+                catalog.set_damage(*key, Some(damage.clone()));
+                drop(catalog);
+                log::error!(
+                    "{}: {error}; it is to be repaired from another replica",
+                    file::chunk_path(&self.data, *key).display()
+                );
+            }
+        }
+        error
+    }
+
+    /// The chunk's handle, locked for a change.
+    pub(super) fn handle(&self, key: ChunkKey) -> Arc<Handle> {
+        self.handles.get(key)
+    }
+
+    /// Puts the present state of a chunk into the catalog.
+    pub(super) fn publish(&self, meta: &Meta, damage: Option<Damage>) {
+        self.catalog().put(meta.key, recover::row_of(meta, damage));
+    }
+}
+
+/// A chunk's lock held for a change.
+pub(super) type Locked<'a> = RwLockWriteGuard<'a, Option<Live>>;
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn newer(path: &Path, format: u32) -> StoreError {
+    StoreError::Refused(format!(
+        "{} has the newer format {format}: use the newer program",
+        path.display()
+    ))
+}
+
+fn catalog_of(content: Content) -> Catalog {
+    let mut catalog = Catalog::default();
+    for (key, row) in content.chunks {
+        catalog.put_indexed(key, row);
+    }
+    catalog
+}
+
+fn new_node() -> Result<NodeId> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| StoreError::Failed(format!("no random bytes for a node id: {e}")))?;
+    Ok(NodeId(u128::from_le_bytes(bytes)))
+}
+
+fn format_data(dir: &Path, data: &Path) -> Result<()> {
+    let make = || {
+        // Complete under another name first: a dir with `data` is a formatted one.
+        let fresh = dir.join("data.new");
+        std::fs::create_dir_all(&fresh)?;
+        for fan in 0..FAN_OUT {
+            std::fs::create_dir_all(file::fan_path(&fresh, fan))?;
+        }
+        File::open(&fresh)?.sync_all()?;
+        std::fs::rename(&fresh, data)?;
+        File::open(dir)?.sync_all()
+    };
+    make().map_err(|e| StoreError::disk("format", data, e))
+}
+
+/// How many chunks may be open: each takes up to two files, within what the process may open.
+fn handles_for(open_files_max: usize) -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = open_files_max as u64 + OTHER_FILES;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit {
+            current: Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted))),
+            maximum: limit.maximum,
+        };
+        if setrlimit(Resource::Nofile, raised.clone()).is_ok() {
+            limit = raised;
+        }
+    }
+    let files = limit.current.map_or(open_files_max as u64, |current| {
+        current
+            .saturating_sub(OTHER_FILES)
+            .min(open_files_max as u64)
+    });
+    (files / 2).max(16) as usize
 }

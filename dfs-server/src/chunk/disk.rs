@@ -1,0 +1,104 @@
+//! What all operations of a store share: the way to the disk, and whether it can still be
+//! trusted.
+//!
+//! In tests this is also the seam at which an operation is interrupted between two steps.
+
+use super::error::{Result, StoreError};
+use super::file::{ChunkFile, DirectIo};
+use std::io;
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// The steps between which a crash is simulated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    /// A file was created, nothing is in it.
+    Created,
+    /// The mark is durable, the write has not begun.
+    Marked,
+    /// The new slot is written, the data are not.
+    SlotWritten,
+    /// The first half of the data is written.
+    #[cfg(test)]
+    HalfWritten,
+    /// Slot and data are written.
+    Written,
+    /// The image is complete and synced, under its temporary name.
+    ImageSynced,
+    /// The boundary chunk is shortened and synced, the floor is not durable.
+    BoundaryCut,
+    /// The rows are gone, the files are not.
+    RowsRemoved,
+    /// Files and dirs are synced, the index is not.
+    FilesSynced,
+}
+
+/// The disk under a store.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) direct: DirectIo,
+    failed: OnceLock<String>,
+    #[cfg(test)]
+    pub(super) faults: super::faults::Faults,
+}
+
+impl Disk {
+    pub(super) fn new() -> Self {
+        Self {
+            direct: DirectIo::allowed(),
+            failed: OnceLock::new(),
+            #[cfg(test)]
+            faults: super::faults::Faults::default(),
+        }
+    }
+
+    /// Stops the store for good: what the disk was asked to keep may be lost, and asking again
+    /// could get a success that means nothing.
+    pub(super) fn fail(&self, error: StoreError) -> StoreError {
+        if let StoreError::Failed(text) = &error
+            && self.failed.set(text.clone()).is_ok()
+        {
+            log::error!("the chunk store stops: {text}; check the disk, then restart the server");
+        }
+        error
+    }
+
+    pub(super) fn failed_doing(&self, doing: &str, path: &Path, error: io::Error) -> StoreError {
+        self.fail(StoreError::disk(doing, path, error))
+    }
+
+    pub(super) fn failure(&self) -> Option<&String> {
+        self.failed.get()
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        match self.failed.get() {
+            None => Ok(()),
+            Some(text) => Err(StoreError::Failed(text.clone())),
+        }
+    }
+
+    /// Everything written to the file onto disk. A failure stops the store.
+    pub(super) fn sync(&self, file: &ChunkFile) -> Result<()> {
+        self.check()?;
+        file.sync()
+            .map_err(|e| self.failed_doing("sync", file.path(), e))?;
+        #[cfg(test)]
+        self.faults.synced(file.path());
+        Ok(())
+    }
+
+    /// A step of an operation is done.
+    #[cfg(not(test))]
+    pub(super) fn reach(&self, _step: Step) -> Result<()> {
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn reach(&self, step: Step) -> Result<()> {
+        if self.faults.strikes(step) {
+            return Err(self.fail(StoreError::Failed(format!("interrupted at {step:?}"))));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! After a stop that was not orderly: what the files say, against what the index says.
+//!
+//! Every header is read, and the blocks that may be old or new are compared with the checksums
+//! of the slots, newest first. The cases are listed in `docs/storage.md`.
+
+use super::bits::BlockSet;
+use super::catalog::Catalog;
+use super::disk::Disk;
+use super::error::{Damage, Result, StoreError};
+use super::file::{self, ChunkFile, FAN_OUT};
+use super::index::{Content, Row};
+use super::live::Live;
+use super::promises::Promises;
+use super::slot::{Meta, NoSlot, SLOTS, Slot};
+use super::store::newer;
+use dfs_proto::ids::ChunkKey;
+use dfs_proto::limits::BLOCK_BYTES;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Threads that read headers: the disk waits, not the processor.
+const READERS: usize = 4;
+
+/// What a file turned out to be.
+#[derive(Debug)]
+enum Found {
+    /// The state that its header and its blocks agree on, and whether it was synced.
+    Whole { meta: Meta, synced: bool },
+    /// Blocks of several states; the newest slot's state is kept as its name.
+    Torn(Meta),
+    /// No valid header.
+    Nothing,
+}
+
+/// The row that says the state of a chunk.
+pub(super) fn row_of(meta: &Meta, damage: Option<Damage>) -> Row {
+    Row {
+        group: meta.group,
+        generation: meta.generation,
+        version: meta.version,
+        len: meta.len,
+        damage,
+    }
+}
+
+/// The catalog as the files and the index together say it.
+pub(super) fn catalog(
+    data: &Path,
+    content: Content,
+    promises: &Promises,
+    disk: &Disk,
+) -> Result<Catalog> {
+    let found = read_files(data, disk)?;
+    let now = Instant::now();
+    let mut catalog = Catalog::default();
+    let mut missing: BTreeMap<ChunkKey, Row> = content.chunks.into_iter().collect();
+    for (key, found) in found {
+        let indexed = missing.remove(&key);
+        if let Some(row) = &indexed {
+            catalog.put_indexed(key, row.clone());
+        }
+        let path = || file::chunk_path(data, key);
+        match found {
+            Found::Nothing => match indexed {
+                Some(row) => set_damage(&mut catalog, key, row, Damage::Header, &path()),
+                // Created and not synced when the power went: it was never promised.
+                None => remove(&path())?,
+            },
+            Found::Whole { meta, .. } | Found::Torn(meta)
+                if indexed.is_none()
+                    && promises.floor(meta.group, key.inode) > Some(meta.generation) =>
+            {
+                // Cut: the index had forgotten it, the file was still to be removed.
+                remove(&path())?;
+            }
+            Found::Torn(meta) => {
+                let row = row_of(&meta, None);
+                set_damage(&mut catalog, key, row, Damage::Torn, &path());
+            }
+            Found::Whole { meta, synced } => {
+                let row = row_of(&meta, None);
+                if let Some(was) = &indexed
+                    && (was.generation, was.version) > (row.generation, row.version)
+                {
+                    // What had been synced is not in the header any more.
+                    set_damage(&mut catalog, key, was.clone(), Damage::Header, &path());
+                    continue;
+                }
+                let known = indexed.as_ref().filter(|was| was.version == row.version);
+                let row = Row {
+                    damage: known.and_then(|was| was.damage.clone()),
+                    ..row
+                };
+                if indexed.as_ref() != Some(&row) {
+                    catalog.put(key, row);
+                }
+                if !synced || indexed.is_none() {
+                    catalog.set_dirty(key, now);
+                }
+                if !meta.mark.is_empty() {
+                    catalog.set_marked(key, Some(now));
+                }
+            }
+        }
+    }
+    for (key, row) in missing {
+        catalog.put_indexed(key, row.clone());
+        set_damage(
+            &mut catalog,
+            key,
+            row,
+            Damage::Missing,
+            &file::chunk_path(data, key),
+        );
+    }
+    Ok(catalog)
+}
+
+fn set_damage(catalog: &mut Catalog, key: ChunkKey, row: Row, damage: Damage, path: &Path) {
+    log::error!(
+        "{}: {key} is damaged here: {damage}; it is to be repaired from another replica",
+        path.display()
+    );
+    let damage = Some(damage);
+    catalog.put(key, Row { damage, ..row });
+}
+
+fn remove(path: &Path) -> Result<()> {
+    std::fs::remove_file(path).map_err(|e| StoreError::disk("remove", path, e))
+}
+
+fn read_files(data: &Path, disk: &Disk) -> Result<Vec<(ChunkKey, Found)>> {
+    let mut all = Vec::new();
+    let parts: Vec<Result<Vec<(ChunkKey, Found)>>> = std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..READERS)
+            .map(|reader| {
+                scope.spawn(move || {
+                    let mut found = Vec::new();
+                    for fan in (reader..FAN_OUT).step_by(READERS) {
+                        read_fan(&file::fan_path(data, fan), disk, &mut found)?;
+                    }
+                    Ok(found)
+                })
+            })
+            .collect();
+        let failed = || {
+            Err(StoreError::Failed(
+                "a reader of chunk files panicked".into(),
+            ))
+        };
+        let joined = readers.into_iter().map(|r| r.join());
+        joined
+            .map(|part| part.unwrap_or_else(|_| failed()))
+            .collect()
+    });
+    for part in parts {
+        all.extend(part?);
+    }
+    Ok(all)
+}
+
+fn read_fan(fan: &Path, disk: &Disk, found: &mut Vec<(ChunkKey, Found)>) -> Result<()> {
+    let entries = std::fs::read_dir(fan).map_err(|e| StoreError::disk("list", fan, e))?;
+    for entry in entries {
+        let entry = entry.map_err(|e| StoreError::disk("list", fan, e))?;
+        let Some(key) = entry.file_name().to_str().and_then(file::key_of_name) else {
+            log::warn!(
+                "{} is no chunk file; it is left alone",
+                entry.path().display()
+            );
+            continue;
+        };
+        found.push((key, recover_file(key, entry.path(), disk)?));
+    }
+    Ok(())
+}
+
+fn recover_file(key: ChunkKey, path: PathBuf, disk: &Disk) -> Result<Found> {
+    let broken = |e| StoreError::disk("read", &path, e);
+    let file = ChunkFile::open(path.clone()).map_err(broken)?;
+    let Ok(slots) = file.read_slots() else {
+        return Ok(Found::Nothing);
+    };
+    let mut order: Vec<&Slot> = slots
+        .iter()
+        .flatten()
+        .filter(|slot| slot.meta.key == key)
+        .collect();
+    order.sort_unstable_by_key(|slot| std::cmp::Reverse(slot.sequence));
+    let Some(newest) = order.first().copied() else {
+        let newer_format = slots.iter().find_map(|slot| match slot {
+            Err(NoSlot::Newer(format)) => Some(*format),
+            _ => None,
+        });
+        return match newer_format {
+            Some(format) => Err(newer(&path, format)),
+            None => Ok(Found::Nothing),
+        };
+    };
+
+    // The blocks that any of the states so far may have left different.
+    let mut suspect = BlockSet::default();
+    let mut on_disk = BTreeMap::new();
+    for candidate in &order {
+        let meta = &candidate.meta;
+        meta.dirty.iter().for_each(|block| suspect.insert(block));
+        let marked = meta.present.iter().filter(|b| meta.mark.contains(b));
+        marked.for_each(|block| suspect.insert(block));
+        let agrees = suspect.iter().all(|block| match meta.checksum(block) {
+            None => true,
+            Some(checksum) => {
+                Some(checksum) == *on_disk.entry(block).or_insert_with(|| crc_of(&file, block))
+            }
+        });
+        if !agrees {
+            continue;
+        }
+        if candidate.sequence == newest.sequence {
+            return Ok(Found::Whole {
+                synced: meta.dirty.is_empty(),
+                meta: meta.clone(),
+            });
+        }
+        let mut meta = meta.clone();
+        for block in suspect.iter() {
+            meta.dirty.insert(block);
+        }
+        meta.dirty.truncate(meta.blocks());
+        let newest = newest.sequence;
+        let kept = candidate.sequence;
+        return go_back(file, slots.clone(), kept, newest, meta, disk);
+    }
+    Ok(Found::Torn(newest.meta.clone()))
+}
+
+/// Makes an older slot the newest.
+fn go_back(
+    file: ChunkFile,
+    slots: [Result<Slot, NoSlot>; SLOTS],
+    kept: u64,
+    newest: u64,
+    meta: Meta,
+    disk: &Disk,
+) -> Result<Found> {
+    let path = file.path().to_owned();
+    let valid = slots.map(|slot| match slot {
+        Ok(slot) if slot.sequence > kept => Err(NoSlot::Damaged),
+        other => other,
+    });
+    let mut live = Live::from_slots(file, valid)
+        .map_err(|_| StoreError::Failed(format!("no slot of {} is valid", path.display())))?;
+    live.revert(newest, meta.clone(), disk)?;
+    Ok(Found::Whole {
+        meta,
+        synced: false,
+    })
+}
+
+/// Checksum of a block as it is on disk; one that cannot be read matches nothing.
+fn crc_of(file: &ChunkFile, block: u32) -> Option<u32> {
+    let mut bytes = [0; BLOCK_BYTES];
+    file.read_blocks(block, &mut bytes, None).ok()?;
+    Some(crc32c::crc32c(&bytes))
+}
