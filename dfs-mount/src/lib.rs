@@ -1,1 +1,3 @@
 //! dfs-mount
+
+pub mod client;

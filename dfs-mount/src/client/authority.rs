@@ -1,0 +1,203 @@
+//! Size and times of one inode under this mount's exclusive lease: the mount is the authority
+//! for them until they are pushed. Pure.
+//!
+//! Only acknowledged writes count. A push names the change up to which it goes, so that a write
+//! acknowledged while the push is on its way stays unpushed.
+
+use dfs_proto::attr::{FileAttr, SizeTimes, Timestamp};
+use dfs_proto::ids::Generation;
+use dfs_proto::layout::FileLayout;
+
+/// What the mount knows of an inode's data while it holds a lease.
+#[derive(Clone, Copy, Debug)]
+pub struct Authority {
+    attr: FileAttr,
+    /// Counts acknowledged changes.
+    change: u64,
+    /// The change up to which the directory knows.
+    pushed: u64,
+    /// When the first unpushed change was made, by the caller's clock in nanoseconds.
+    unpushed_since: u64,
+}
+
+/// A push under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Push {
+    pub values: SizeTimes,
+    change: u64,
+}
+
+impl Authority {
+    /// As granted.
+    pub fn new(attr: FileAttr) -> Self {
+        Self {
+            attr,
+            change: 0,
+            pushed: 0,
+            unpushed_since: 0,
+        }
+    }
+
+    pub fn size(&self) -> u64 {
+        self.attr.size
+    }
+
+    pub fn generation(&self) -> Generation {
+        self.attr.generation
+    }
+
+    pub fn layout(&self) -> FileLayout {
+        self.attr.layout
+    }
+
+    /// A write up to byte `end` is on all replicas. `now` is the directory's time, `clock` the
+    /// caller's.
+    pub fn wrote(&mut self, end: u64, now: Timestamp, clock: u64) {
+        self.attr.size = self.attr.size.max(end);
+        self.attr.modified = self.attr.modified.max(now);
+        self.attr.changed = self.attr.changed.max(now);
+        if !self.is_unpushed() {
+            self.unpushed_since = clock;
+        }
+        self.change += 1;
+    }
+
+    pub fn is_unpushed(&self) -> bool {
+        self.change > self.pushed
+    }
+
+    /// When the first unpushed change was made.
+    pub fn unpushed_since(&self) -> Option<u64> {
+        self.is_unpushed().then_some(self.unpushed_since)
+    }
+
+    /// The present values, for the directory.
+    pub fn values(&self) -> SizeTimes {
+        SizeTimes {
+            size: self.attr.size,
+            modified: self.is_unpushed().then_some(self.attr.modified),
+            accessed: None,
+            wrote: self.is_unpushed(),
+        }
+    }
+
+    /// What is to be pushed, if anything.
+    pub fn push(&self) -> Option<Push> {
+        self.is_unpushed().then(|| Push {
+            values: self.values(),
+            change: self.change,
+        })
+    }
+
+    /// The directory has logged a push and answered with its attributes.
+    pub fn push_logged(&mut self, push: Push, attr: &FileAttr, clock: u64) {
+        self.pushed = self.pushed.max(push.change);
+        if self.is_unpushed() {
+            self.unpushed_since = clock;
+        }
+        self.learn(attr);
+    }
+
+    /// Attributes came from the directory: all but what this mount is the authority for.
+    pub fn learn(&mut self, attr: &FileAttr) {
+        self.attr = self.over(attr);
+    }
+
+    /// The directory's attributes with this mount's size and times over them.
+    pub fn over(&self, attr: &FileAttr) -> FileAttr {
+        let mut merged = *attr;
+        merged.size = self.attr.size;
+        merged.generation = merged.generation.max(self.attr.generation);
+        if self.is_unpushed() {
+            merged.modified = self.attr.modified;
+            merged.changed = merged.changed.max(self.attr.changed);
+        }
+        merged
+    }
+
+    /// The size was changed at the directory by this mount: the answer's attributes hold.
+    pub fn resized(&mut self, attr: &FileAttr) {
+        self.attr = *attr;
+        self.pushed = self.change;
+    }
+
+    /// A replica knows a later generation.
+    pub fn raise_generation(&mut self, generation: Generation) {
+        self.attr.generation = self.attr.generation.max(generation);
+    }
+}
+
+#[cfg(test)]
+pub(super) fn test_attr(size: u64) -> FileAttr {
+    use dfs_proto::attr::FileKind;
+    use dfs_proto::ids::{GroupId, InodeId};
+    FileAttr {
+        inode: InodeId(7),
+        kind: FileKind::Regular,
+        mode: 0o644,
+        links: 1,
+        uid: 0,
+        gid: 0,
+        device: 0,
+        size,
+        accessed: Timestamp::default(),
+        modified: Timestamp::default(),
+        changed: Timestamp::default(),
+        generation: Generation(1),
+        layout: FileLayout {
+            chunk_bytes: 65536,
+            first_group: GroupId(0),
+            groups: 4,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp {
+            seconds,
+            nanoseconds: 0,
+        }
+    }
+
+    #[test]
+    fn a_write_during_a_push_stays_unpushed() {
+        let mut authority = Authority::new(test_attr(10));
+        assert_eq!(authority.push(), None);
+        authority.wrote(20, at(1), 100);
+        let push = authority.push().expect("a change");
+        assert_eq!(push.values.size, 20);
+        assert_eq!(push.values.modified, Some(at(1)));
+        authority.wrote(15, at(2), 200);
+        authority.push_logged(push, &test_attr(20), 300);
+        assert_eq!(authority.unpushed_since(), Some(300));
+        assert_eq!(authority.size(), 20);
+        let push = authority.push().expect("the second change");
+        authority.push_logged(push, &test_attr(20), 400);
+        assert!(!authority.is_unpushed());
+    }
+
+    #[test]
+    fn the_directory_is_believed_for_everything_else() {
+        let mut authority = Authority::new(test_attr(10));
+        authority.wrote(30, at(5), 0);
+        let mut attr = test_attr(10);
+        attr.mode = 0o600;
+        attr.changed = at(9);
+        let merged = authority.over(&attr);
+        assert_eq!((merged.size, merged.mode), (30, 0o600));
+        assert_eq!((merged.modified, merged.changed), (at(5), at(9)));
+    }
+
+    #[test]
+    fn a_resize_replaces_what_was_known() {
+        let mut authority = Authority::new(test_attr(10));
+        authority.wrote(30, at(5), 0);
+        authority.resized(&test_attr(3));
+        assert_eq!(authority.size(), 3);
+        assert!(!authority.is_unpushed());
+    }
+}

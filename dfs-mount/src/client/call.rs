@@ -1,0 +1,142 @@
+//! Requests to the directory, repeated until there is a definite answer.
+
+use super::core::Core;
+use super::link::Up;
+use super::patience::Patience;
+use super::session::Stamped;
+use dfs_proto::error::{Applied, Error, ErrorCode, Result, Retry};
+use dfs_proto::ids::{MapVersion, SessionId};
+use dfs_proto::msg::Request;
+use dfs_proto::msg::namespace::{Mutate, Mutated, Mutation};
+use dfs_proto::msg::session::{GetMap, Stamp};
+use dfs_proto::payload::Payload;
+use dfs_proto::timing::REQUEST_DEADLINE;
+use std::sync::Arc;
+
+/// How long one sending waits for its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wait {
+    /// The directory answers by itself.
+    Short,
+    /// The answer may need other mounts or file servers; the heartbeats tell whether the
+    /// directory lives.
+    Long,
+}
+
+async fn send<R: Request>(up: &Up, request: &R, wait: Wait) -> Result<R::Response> {
+    let sent = match wait {
+        Wait::Short => {
+            let call = up
+                .connection
+                .call(request, Payload::default(), REQUEST_DEADLINE);
+            call.await
+        }
+        Wait::Long => {
+            up.connection
+                .call_undated(request, Payload::default())
+                .await
+        }
+    };
+    sent.map(|(response, _)| response)
+}
+
+impl Core {
+    /// A request that may be repeated at will. Also returns the link that answered.
+    pub(super) async fn ask<R: Request>(
+        &self,
+        wait: Wait,
+        request: impl Fn(SessionId) -> R,
+    ) -> Result<(R::Response, Arc<Up>)> {
+        let mut patience = Patience::new(R::NAME);
+        loop {
+            let up = self.up().await?;
+            match send(&up, &request(up.session.id), wait).await {
+                Ok(response) => return Ok((response, up)),
+                Err(error) => self.after_failure(&up, error, &mut patience).await?,
+            }
+        }
+    }
+
+    /// A change, executed exactly once: every sending carries the same stamp.
+    pub(super) async fn stamped<R: Request>(
+        &self,
+        wait: Wait,
+        request: impl Fn(Stamp) -> R,
+    ) -> Result<(R::Response, Arc<Up>)> {
+        loop {
+            let stamped = self.up().await?.session.begin().await?;
+            if let Some(done) = self.repeat(&stamped, wait, &request).await? {
+                return Ok(done);
+            }
+        }
+    }
+
+    /// Repeats one stamped request. `None`: its session ended before it was ever executed.
+    pub(super) async fn repeat<R: Request>(
+        &self,
+        stamped: &Stamped,
+        wait: Wait,
+        request: &impl Fn(Stamp) -> R,
+    ) -> Result<Option<(R::Response, Arc<Up>)>> {
+        let mut patience = Patience::new(R::NAME);
+        let mut in_doubt = false;
+        loop {
+            let up = self.up().await?;
+            if !Arc::ptr_eq(&up.session, &stamped.session) {
+                if in_doubt {
+                    return Err(Error::new(
+                        ErrorCode::SessionEnded,
+                        format!("the session ended while {} was in doubt", R::NAME),
+                    ));
+                }
+                return Ok(None);
+            }
+            match send(&up, &request(stamped.stamp()), wait).await {
+                Ok(response) => return Ok(Some((response, up))),
+                Err(error) => {
+                    in_doubt |= error.applied() == Applied::Unknown;
+                    self.after_failure(&up, error, &mut patience).await?;
+                }
+            }
+        }
+    }
+
+    /// Returns what is final; else prepares the next try.
+    async fn after_failure(&self, up: &Up, error: Error, patience: &mut Patience) -> Result<()> {
+        match error.code {
+            ErrorCode::SessionEnded => {
+                up.session.end();
+                up.connection.close("the session has ended");
+            }
+            ErrorCode::NotLeader | ErrorCode::StorageFailed => {
+                up.connection.close("not the directory's leader any more");
+            }
+            // The caller knows what the present grant is.
+            ErrorCode::StaleGrant => return Err(error),
+            _ if error.retry() == Retry::Never => return Err(error),
+            _ => {}
+        }
+        patience.pause(&"directory", &error).await;
+        Ok(())
+    }
+
+    pub(super) async fn mutate(&self, mutation: Mutation) -> Result<(Mutated, Arc<Up>)> {
+        self.stamped(Wait::Long, |stamp| Mutate {
+            stamp,
+            mutation: mutation.clone(),
+        })
+        .await
+    }
+
+    /// Gets the map if it is older than `wanted`.
+    pub(super) async fn refresh_map(&self, wanted: MapVersion) {
+        let _one = self.map.asking.lock().await;
+        if self.map.version() >= wanted {
+            return;
+        }
+        match self.ask(Wait::Short, |_| GetMap).await {
+            Ok((map, _)) => self.map.install(map),
+            Err(error) => log::debug!("no cluster map: {error}"),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What the mount keeps for an inode while it has a lease of it, has it open, or has something
+//! of it that is not pushed or synced.
+
+use super::authority::Authority;
+use super::clock;
+use super::core::Core;
+use super::gate::ByteGate;
+use super::guard::lock;
+use super::lease::{Held, LeaseState};
+use super::recall::OldRights;
+use dfs_proto::attr::FileAttr;
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::{ChunkIndex, GrantId, InodeId, Version};
+use dfs_proto::msg::session::{LeaseGrant, LeaseKind};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// An entry that nobody uses is kept for so long, so that late answers of the directory can be
+/// told from present ones.
+pub(super) const IDLE_KEPT: Duration = Duration::from_secs(10);
+
+/// One inode.
+#[derive(Debug)]
+pub(super) struct Inode {
+    pub(super) id: InodeId,
+    state: Mutex<InodeState>,
+    pub(super) gate: Mutex<ByteGate>,
+    /// Something changed that somebody may wait for.
+    pub(super) changed: Notify,
+    /// Opening and closing at the directory, one at a time.
+    pub(super) open_order: tokio::sync::Mutex<()>,
+    /// Emptying the kernel's caches, one at a time.
+    pub(super) kernel_order: tokio::sync::Mutex<()>,
+    pub(super) push_order: tokio::sync::Mutex<()>,
+}
+
+/// Guarded by the inode's lock; never held across a wait.
+#[derive(Debug, Default)]
+pub(super) struct InodeState {
+    pub(super) lease: LeaseState,
+    /// Size, generation, layout and times, while a lease is held.
+    pub(super) data: Option<Authority>,
+    /// When the lease was granted and when one was last lost (boot time).
+    pub(super) granted_at: u64,
+    pub(super) lost_at: u64,
+    pub(super) used_at: u64,
+    /// Why the ask with this number failed.
+    pub(super) ask_failed: Option<(u64, Error)>,
+    pub(super) opens: u32,
+    /// Opens for reading and writing: a shared map may be stored into silently.
+    pub(super) opens_shared_map: u32,
+    /// The directory has been asked to record an open.
+    pub(super) open_at_directory: bool,
+    /// In which life of the session.
+    open_life: u64,
+    /// Acknowledged writes of this mount since the last sync, by chunk.
+    pub(super) unsynced: BTreeMap<ChunkIndex, Version>,
+    /// Whatever any mount wrote before is on disk, except `unsynced`.
+    pub(super) others_synced: bool,
+    /// Recalls of a lost right that the kernel has not finished.
+    pub(super) kernel_stale: u32,
+    /// Handles opened when `Core::breaks` was lower are broken.
+    pub(super) broken_before: u64,
+}
+
+impl InodeState {
+    /// Takes a grant that was asked for. False: it is of the past.
+    pub(super) fn accept(&mut self, grant: &LeaseGrant) -> bool {
+        let before = self.lease.held();
+        let accepted = self.lease.granted(Held {
+            grant: grant.grant,
+            kind: grant.kind,
+        });
+        if !accepted {
+            return false;
+        }
+        match (&mut self.data, before) {
+            // Nobody else can have changed the data in between.
+            (Some(data), Some(_)) => data.learn(&grant.attr),
+            (data, _) => {
+                *data = Some(Authority::new(grant.attr));
+                self.granted_at = clock::now();
+            }
+        }
+        true
+    }
+
+    /// The directory records an open in this life of the session.
+    pub(super) fn open_in(&mut self, life: u64) {
+        self.open_at_directory = true;
+        self.open_life = life;
+    }
+
+    pub(super) fn open_life(&self) -> u64 {
+        self.open_life
+    }
+
+    /// The lease has gone: what was known under it is of the past.
+    pub(super) fn lease_gone(&mut self) {
+        self.lost_at = clock::now();
+        self.data = None;
+        self.others_synced = false;
+    }
+
+    /// Present size and times over the directory's attributes, if a lease is held.
+    pub(super) fn over(&self, attr: &FileAttr) -> FileAttr {
+        match (&self.data, self.lease.held()) {
+            (Some(data), Some(_)) => data.over(attr),
+            _ => *attr,
+        }
+    }
+
+    fn is_forgettable(&self, now: u64) -> bool {
+        let kept = IDLE_KEPT.as_nanos() as u64;
+        self.lease.held().is_none()
+            && self.lease.is_idle()
+            && self.opens == 0
+            && !self.open_at_directory
+            && self.unsynced.is_empty()
+            && self.kernel_stale == 0
+            && now.saturating_sub(self.lost_at.max(self.used_at)) > kept
+    }
+}
+
+impl Inode {
+    fn new(id: InodeId) -> Self {
+        Self {
+            id,
+            state: Mutex::default(),
+            gate: Mutex::default(),
+            changed: Notify::new(),
+            open_order: tokio::sync::Mutex::default(),
+            kernel_order: tokio::sync::Mutex::default(),
+            push_order: tokio::sync::Mutex::default(),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, InodeState> {
+        lock(&self.state)
+    }
+
+    /// Waits until `ready` gives something; it is looked at again after each change.
+    pub(super) async fn until<T>(&self, mut ready: impl FnMut(&mut InodeState) -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(value) = ready(&mut self.state()) {
+                return value;
+            }
+            changed.await;
+        }
+    }
+
+    /// The grant of the exclusive lease, if it is held.
+    pub(super) fn exclusive_grant(&self) -> Option<GrantId> {
+        let held = self.state().lease.held()?;
+        (held.kind == LeaseKind::Exclusive).then_some(held.grant)
+    }
+
+    /// EIO for handles of an earlier session that had locks or unsynced data.
+    pub(super) fn check(&self, opened_at: u64) -> Result<()> {
+        if self.state().broken_before > opened_at {
+            return Err(Error::new(
+                ErrorCode::SessionEnded,
+                format!(
+                    "{}: the session in which it was opened has ended; open it again",
+                    self.id
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// All inodes that something is kept for.
+#[derive(Debug, Default)]
+pub(super) struct InodeTable {
+    inodes: Mutex<HashMap<InodeId, Arc<Inode>>>,
+}
+
+impl InodeTable {
+    pub(super) fn get(&self, id: InodeId) -> Option<Arc<Inode>> {
+        lock(&self.inodes).get(&id).cloned()
+    }
+
+    pub(super) fn entry(&self, id: InodeId) -> Arc<Inode> {
+        let mut inodes = lock(&self.inodes);
+        let inode = inodes.entry(id).or_insert_with(|| Arc::new(Inode::new(id)));
+        inode.state().used_at = clock::now();
+        inode.clone()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Inode>> {
+        lock(&self.inodes).values().cloned().collect()
+    }
+
+    /// Forgets what nobody uses.
+    pub(super) fn sweep(&self) {
+        let now = clock::now();
+        lock(&self.inodes)
+            .retain(|_, inode| Arc::strong_count(inode) > 1 || !inode.state().is_forgettable(now));
+    }
+}
+
+impl Core {
+    /// Has the kernel drop its caches of the inode.
+    pub(super) async fn drop_kernel_data(&self, inode: &Inode, rights: OldRights) {
+        let _one = inode.kernel_order.lock().await;
+        self.kernel.drop_data(inode.id, rights).await;
+    }
+
+    /// A right was lost without a recall: the kernel's caches go, in the background; until they
+    /// have, no attribute is answered.
+    pub(super) fn drop_lost_data(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+    ) -> tokio::task::JoinHandle<()> {
+        inode.state().kernel_stale += 1;
+        let (core, inode) = (self.clone(), inode.clone());
+        self.names.spawn(async move {
+            core.drop_kernel_data(&inode, OldRights::Lost).await;
+            inode.state().kernel_stale -= 1;
+            inode.changed.notify_waiters();
+        })
+    }
+}

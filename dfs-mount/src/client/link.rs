@@ -1,0 +1,345 @@
+//! The link to the directory: one connection to its leader, the session, heartbeats, the right
+//! to cache. Runs as one task on the names runtime, for the life of the mount.
+
+use super::callbacks::Callbacks;
+use super::clock;
+use super::core::Core;
+use super::patience::Patience;
+use super::session::Session;
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::ClusterId;
+use dfs_proto::msg::session::{Heartbeat, HeartbeatAck, OpenSession};
+use dfs_proto::payload::Payload;
+use dfs_proto::timing::{CACHE_RIGHT, REQUEST_DEADLINE, SESSION_HEARTBEAT};
+use dfs_proto::transport::{Connection, Identity, Role, connect};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// A heartbeat without an answer for this long: another member may lead by now.
+const HEARTBEAT_DEADLINE: Duration = SESSION_HEARTBEAT.saturating_mul(3);
+
+/// The state of the link.
+#[derive(Clone, Debug)]
+pub(super) enum LinkState {
+    /// No leader is known, or it is being told what this mount holds.
+    Connecting,
+    Up(Arc<Up>),
+    /// The mount is going away.
+    Ended,
+}
+
+/// A working link.
+#[derive(Debug)]
+pub(super) struct Up {
+    pub(super) connection: Connection,
+    pub(super) session: Arc<Session>,
+    /// The leader's life; answers of another one grant nothing.
+    pub(super) leader_life: u64,
+}
+
+/// Whom to try next, and what was learnt on the way.
+struct Dialer {
+    addresses: Vec<String>,
+    next: usize,
+    cluster: Option<ClusterId>,
+    sessions: u64,
+}
+
+/// Keeps the link until the mount stops.
+pub(super) async fn run(core: Arc<Core>) {
+    let mut dialer = Dialer {
+        addresses: core.options.directories.clone(),
+        next: 0,
+        cluster: None,
+        sessions: 0,
+    };
+    let mut session: Option<Arc<Session>> = None;
+    let mut stopping = core.stopping.subscribe();
+    let mut patience = Patience::new("the connection to the directory");
+    loop {
+        core.link.send_replace(LinkState::Connecting);
+        let established = tokio::select! {
+            established = establish(&core, &mut dialer, &mut session) => established,
+            _ = stopping.wait_for(|stop| *stop) => break,
+        };
+        match established {
+            Ok(up) => {
+                patience = Patience::new("the connection to the directory");
+                let up = Arc::new(up);
+                core.link.send_replace(LinkState::Up(up.clone()));
+                let cause = tokio::select! {
+                    cause = beat(&core, &up) => cause,
+                    _ = stopping.wait_for(|stop| *stop) => break,
+                };
+                log::info!("the link to the directory is being renewed: {cause}");
+            }
+            Err(error) => {
+                if error.code == ErrorCode::HandshakeRefused {
+                    log::error!("{error}");
+                }
+                let address = dialer.addresses[dialer.next].clone();
+                dialer.turn(&error);
+                tokio::select! {
+                    () = patience.pause(&address, &error) => {}
+                    _ = stopping.wait_for(|stop| *stop) => break,
+                }
+            }
+        }
+    }
+    core.link.send_replace(LinkState::Ended);
+}
+
+impl Dialer {
+    /// Chooses the next address after a failure.
+    fn turn(&mut self, error: &Error) {
+        let named = (error.detail as usize).wrapping_sub(1);
+        let leader = error.code == ErrorCode::NotLeader && named < self.addresses.len();
+        self.next = if leader && named != self.next {
+            named
+        } else {
+            (self.next + 1) % self.addresses.len()
+        };
+    }
+
+    /// Adds the members that the directory names.
+    fn learn(&mut self, members: &[String]) {
+        for member in members {
+            let address = member.rsplit(' ').next().unwrap_or(member);
+            let address = address.rsplit('=').next().unwrap_or(address);
+            if address.contains(':') && !self.addresses.iter().any(|a| a == address) {
+                self.addresses.push(address.to_owned());
+            }
+        }
+    }
+}
+
+/// Connects, begins or resumes the session, and reclaims if the leader is a new one.
+async fn establish(
+    core: &Arc<Core>,
+    dialer: &mut Dialer,
+    session: &mut Option<Arc<Session>>,
+) -> Result<Up> {
+    let identity = Arc::new(Identity {
+        cluster: dialer.cluster,
+        node: core.node,
+        incarnation: core.incarnation,
+        role: Role::Mount,
+        secret: core.options.secret.clone(),
+    });
+    let address = dialer.addresses[dialer.next].clone();
+    let service = Arc::new(Callbacks::new(core));
+    let connection = connect(&address, identity, service).await?;
+    let result = greet(core, dialer, session, &connection).await;
+    if let Err(error) = &result {
+        connection.close(&error.to_string());
+    }
+    result
+}
+
+async fn greet(
+    core: &Arc<Core>,
+    dialer: &mut Dialer,
+    session: &mut Option<Arc<Session>>,
+    connection: &Connection,
+) -> Result<Up> {
+    dialer.cluster = dialer.cluster.or(connection.peer().cluster);
+    core.servers.set_cluster(dialer.cluster);
+    loop {
+        if session.as_ref().is_some_and(|s| s.has_ended()) {
+            *session = None;
+        }
+        let present = match session {
+            Some(present) => present.clone(),
+            None => {
+                let begun = begin_session(core, dialer, connection).await?;
+                *session = Some(begun.clone());
+                begun
+            }
+        };
+        let ack = match heartbeat(core, connection, &present).await {
+            Ok(ack) => ack,
+            Err(error) if error.code == ErrorCode::SessionEnded => {
+                present.end();
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if core.leader_life.load(Ordering::SeqCst) != ack.leader_life {
+            core.reclaim(connection, &present, ack.leader_life).await?;
+        }
+        core.reopen_after_lost_session(connection, &present).await?;
+        return Ok(Up {
+            connection: connection.clone(),
+            session: present,
+            leader_life: ack.leader_life,
+        });
+    }
+}
+
+/// A new session; what belonged to the last one is lost.
+async fn begin_session(
+    core: &Arc<Core>,
+    dialer: &mut Dialer,
+    connection: &Connection,
+) -> Result<Arc<Session>> {
+    let request = OpenSession {
+        incarnation: core.incarnation,
+        host: host_name(),
+        pid: std::process::id(),
+        mount_point: core.options.mount_point.clone(),
+    };
+    let sent = clock::now();
+    let (opened, _) = connection
+        .call(&request, Payload::default(), REQUEST_DEADLINE)
+        .await?;
+    core.clock.measure(sent, opened.clock_ns);
+    dialer.learn(&opened.members);
+    core.map.install(opened.map);
+    dialer.sessions += 1;
+    core.session_begins(dialer.sessions, opened.leader_life);
+    if dialer.sessions > 1 {
+        log::warn!(
+            "the mount's session has ended at the directory; {} follows it",
+            opened.session
+        );
+    }
+    Ok(Arc::new(Session::new(opened.session, dialer.sessions)))
+}
+
+fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// One heartbeat; an answer renews the right to cache from the moment of its sending.
+async fn heartbeat(
+    core: &Arc<Core>,
+    connection: &Connection,
+    session: &Arc<Session>,
+) -> Result<HeartbeatAck> {
+    let sent = clock::now();
+    let request = Heartbeat {
+        session: session.id,
+    };
+    let (ack, _) = connection
+        .call(&request, Payload::default(), HEARTBEAT_DEADLINE)
+        .await?;
+    core.clock.measure(sent, ack.clock_ns);
+    if core.leader_life.load(Ordering::SeqCst) == ack.leader_life {
+        core.renew_right(sent);
+    }
+    Ok(ack)
+}
+
+/// Heartbeats until the link has to be renewed.
+async fn beat(core: &Arc<Core>, up: &Arc<Up>) -> Error {
+    let mut ticks = tokio::time::interval(SESSION_HEARTBEAT);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = up.connection.closed() => {
+                return Error::new(ErrorCode::Disconnected, "the connection has ended");
+            }
+        }
+        match heartbeat(core, &up.connection, &up.session).await {
+            Ok(ack) => {
+                if ack.leader_life != up.leader_life {
+                    up.connection.close("the leader has changed");
+                    return Error::new(ErrorCode::NotLeader, "the leader has changed");
+                }
+                if ack.map_version > core.map.version() {
+                    let core = core.clone();
+                    tokio::spawn(async move { core.refresh_map(ack.map_version).await });
+                }
+            }
+            Err(error) => {
+                if error.code == ErrorCode::SessionEnded {
+                    up.session.end();
+                }
+                up.connection.close("the heartbeat failed");
+                return error;
+            }
+        }
+    }
+}
+
+impl Core {
+    /// A working link, waiting for it.
+    pub(super) async fn up(&self) -> Result<Arc<Up>> {
+        let mut watching = self.link.subscribe();
+        loop {
+            match &*watching.borrow_and_update() {
+                LinkState::Up(up) if !up.connection.is_closed() => return Ok(up.clone()),
+                LinkState::Ended => {
+                    return Err(Error::new(ErrorCode::ShuttingDown, "the mount has ended"));
+                }
+                _ => {}
+            }
+            wait_change(&mut watching).await?;
+        }
+    }
+
+    /// The right to cache now lasts until `CACHE_RIGHT` after `sent`. If it had lapsed before,
+    /// the shared leases are gone: others may have written since.
+    fn renew_right(self: &Arc<Self>, sent: u64) {
+        let until = sent + CACHE_RIGHT.as_nanos() as u64;
+        let before = *self.right.borrow();
+        if before != 0 && before < clock::now() {
+            log::info!("the right to cache had lapsed; shared leases are asked for anew");
+            self.lose_shared_leases();
+        }
+        self.right.send_if_modified(|present| {
+            let later = until > *present;
+            if later {
+                *present = until;
+            }
+            later
+        });
+    }
+
+    /// What remains of the right to cache.
+    pub(super) fn right_left(&self) -> Duration {
+        let until = *self.right.borrow();
+        Duration::from_nanos(until.saturating_sub(clock::now()))
+    }
+
+    /// Waits until there is a right to read at all (self-fence).
+    pub(super) async fn right(&self) -> Result<()> {
+        if !self.right_left().is_zero() {
+            return Ok(());
+        }
+        let mut right = self.right.subscribe();
+        let mut stopping = self.stopping.subscribe();
+        let mut patience = Patience::new("the right to read");
+        loop {
+            right.borrow_and_update();
+            if !self.right_left().is_zero() {
+                return Ok(());
+            }
+            patience.note(
+                &"directory",
+                &"no heartbeat was answered, so others may be writing",
+            );
+            let delay = patience.delay().max(Duration::from_millis(20));
+            tokio::select! {
+                _ = right.changed() => {}
+                () = tokio::time::sleep(delay) => {}
+                _ = stopping.wait_for(|stop| *stop) => {
+                    return Err(Error::new(ErrorCode::ShuttingDown, "the mount has ended"));
+                }
+            }
+        }
+    }
+}
+
+async fn wait_change(watching: &mut watch::Receiver<LinkState>) -> Result<()> {
+    watching
+        .changed()
+        .await
+        .map_err(|_| Error::new(ErrorCode::ShuttingDown, "the mount has ended"))
+}

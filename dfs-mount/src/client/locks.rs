@@ -1,0 +1,389 @@
+//! flock and byte-range locks: decided by the directory, waited for without limit, cancellable,
+//! remembered for a reclaim.
+
+use super::call::Wait;
+use super::core::Core;
+use super::guard::lock;
+use super::held_locks::{HeldLocks, OwnerKey};
+use super::opens::Open;
+use super::types::LockRequest;
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::{InodeId, LockOwner, Sequence, SessionId};
+use dfs_proto::lock::{HeldLock, LockKind, LockRange, LockSpace};
+use dfs_proto::msg::callback::ConfirmLocks;
+use dfs_proto::msg::session::{
+    CancelAnswer, CancelLock, LockAnswer, ReleaseOwner, SetLock, TestLock,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot, watch};
+
+/// A release that is on its way is waited for at most so long by a `ConfirmLocks`.
+const RELEASE_WAIT: Duration = Duration::from_millis(1_000);
+
+/// Tells a wait to end: the caller was interrupted.
+#[derive(Clone, Debug)]
+pub struct Cancel(Arc<watch::Sender<bool>>);
+
+impl Default for Cancel {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+}
+
+impl Cancel {
+    pub fn cancel(&self) {
+        self.0.send_replace(true);
+    }
+
+    async fn cancelled(&self) {
+        let mut watching = self.0.subscribe();
+        // The sender lives in `self`: an error cannot come.
+        let _ = watching.wait_for(|cancelled| *cancelled).await;
+    }
+}
+
+/// Cancels when its caller goes away.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// How a queued wait ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum WaitEnd {
+    Granted,
+    /// The directory's leader changed, or the session: the wait is asked for anew.
+    Moved,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    key: OwnerKey,
+    request: LockRequest,
+    end: oneshot::Sender<WaitEnd>,
+}
+
+/// The locks of this mount.
+#[derive(Debug, Default)]
+pub(super) struct Locks {
+    inner: Mutex<Inner>,
+    released: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    held: HeldLocks,
+    waiters: BTreeMap<(InodeId, Sequence), Waiter>,
+    /// Requests under way that may give the owner a lock.
+    setting: BTreeMap<OwnerKey, u32>,
+    /// Releases under way.
+    releasing: BTreeMap<OwnerKey, u32>,
+    /// The life of the directory's leader that all this belongs to.
+    life: u64,
+}
+
+impl Inner {
+    fn move_waiters(&mut self) {
+        for (_, waiter) in std::mem::take(&mut self.waiters) {
+            // A caller that went away in the same moment needs no news.
+            let _ = waiter.end.send(WaitEnd::Moved);
+        }
+    }
+}
+
+impl Locks {
+    /// Another leader: every wait is asked for anew; returns what is held, to be reclaimed.
+    pub(super) fn begin_life(&self, life: u64, session: SessionId) -> Vec<(InodeId, HeldLock)> {
+        let mut inner = lock(&self.inner);
+        inner.life = life;
+        inner.move_waiters();
+        inner.held.all(session)
+    }
+
+    /// The session has ended: no lock is left. Returns the inodes that had some.
+    pub(super) fn lose_all(&self, life: u64) -> BTreeSet<InodeId> {
+        let mut inner = lock(&self.inner);
+        inner.life = life;
+        inner.move_waiters();
+        inner.held.lose_all()
+    }
+
+    /// The directory has granted what was waited for.
+    pub(super) fn granted(&self, inode: InodeId, wait: Sequence) {
+        let mut inner = lock(&self.inner);
+        if let Some(waiter) = inner.waiters.remove(&(inode, wait)) {
+            let request = waiter.request;
+            inner
+                .held
+                .set(waiter.key, request.range, request.kind, request.pid);
+            // A caller that went away is cancelling: its cancel will find the lock held.
+            let _ = waiter.end.send(WaitEnd::Granted);
+        }
+    }
+
+    /// Waits until releases of these owners that are under way have been answered.
+    pub(super) async fn releases_done(&self, confirm: &ConfirmLocks) {
+        let done = async {
+            loop {
+                let released = self.released.notified();
+                tokio::pin!(released);
+                released.as_mut().enable();
+                let waiting = {
+                    let inner = lock(&self.inner);
+                    confirm.owners.iter().any(|owner| {
+                        inner.releasing.contains_key(&OwnerKey {
+                            inode: confirm.inode,
+                            space: confirm.space,
+                            owner: *owner,
+                        })
+                    })
+                };
+                if !waiting {
+                    return;
+                }
+                released.await;
+            }
+        };
+        let _ = tokio::time::timeout(RELEASE_WAIT, done).await;
+    }
+
+    /// A definite answer under the leader's life `life`: false if that is over.
+    fn note(&self, life: u64, key: OwnerKey, request: &LockRequest) -> bool {
+        let mut inner = lock(&self.inner);
+        if inner.life != life {
+            return false;
+        }
+        inner
+            .held
+            .set(key, request.range, request.kind, request.pid);
+        true
+    }
+}
+
+/// Counts a request of an owner while it is under way.
+struct Underway {
+    core: Arc<Core>,
+    key: OwnerKey,
+    release: bool,
+}
+
+impl Underway {
+    fn new(core: &Arc<Core>, key: OwnerKey, release: bool) -> Self {
+        let mut inner = lock(&core.locks.inner);
+        let counts = match release {
+            true => &mut inner.releasing,
+            false => &mut inner.setting,
+        };
+        *counts.entry(key).or_default() += 1;
+        drop(inner);
+        Self {
+            core: core.clone(),
+            key,
+            release,
+        }
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        let mut inner = lock(&self.core.locks.inner);
+        let counts = match self.release {
+            true => &mut inner.releasing,
+            false => &mut inner.setting,
+        };
+        if let Some(count) = counts.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.key);
+            }
+        }
+        drop(inner);
+        self.core.locks.released.notify_waiters();
+    }
+}
+
+impl Core {
+    /// Sets or removes a lock; with `wait` until it is granted or `cancel` says otherwise. `Ok`
+    /// means that the lock is held, also when the cancel came too late.
+    pub(super) async fn set_lock(
+        self: &Arc<Self>,
+        open: Arc<Open>,
+        request: LockRequest,
+        cancel: Cancel,
+    ) -> Result<()> {
+        let gone = CancelOnDrop(cancel.clone());
+        let core = self.clone();
+        let set = self
+            .names
+            .spawn(async move { core.set_lock_now(&open, request, &cancel).await });
+        let result = set.await;
+        drop(gone);
+        result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
+    }
+
+    async fn set_lock_now(
+        self: &Arc<Self>,
+        open: &Open,
+        request: LockRequest,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        let key = OwnerKey {
+            inode: open.inode.id,
+            space: request.space,
+            owner: request.owner,
+        };
+        let _underway = Underway::new(self, key, false);
+        loop {
+            open.inode.check(open.opened_at)?;
+            let stamped = self.up().await?.session.begin().await?;
+            let wait = stamped.sequence;
+            let (end, ended) = oneshot::channel();
+            if request.wait {
+                let waiter = Waiter { key, request, end };
+                // Before it is sent: the grant may be here before the answer.
+                lock(&self.locks.inner)
+                    .waiters
+                    .insert((key.inode, wait), waiter);
+            }
+            let set = |stamp| SetLock {
+                stamp,
+                inode: key.inode,
+                space: key.space,
+                owner: key.owner,
+                pid: request.pid,
+                kind: request.kind,
+                range: request.range,
+                wait: request.wait,
+            };
+            let answer = self.repeat(&stamped, Wait::Long, &set).await;
+            let session = stamped.session.id;
+            drop(stamped);
+            if !matches!(answer, Ok(Some((LockAnswer::Queued, _)))) {
+                self.forget_wait(key.inode, wait);
+            }
+            match answer? {
+                None => continue,
+                Some((LockAnswer::Done, up)) => {
+                    if self.locks.note(up.leader_life, key, &request) {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Some((LockAnswer::Queued, up)) => {
+                    if lock(&self.locks.inner).life != up.leader_life {
+                        self.forget_wait(key.inode, wait);
+                        continue;
+                    }
+                }
+            }
+            let end = tokio::select! {
+                end = ended => end.unwrap_or(WaitEnd::Moved),
+                () = cancel.cancelled() => {
+                    return self.cancel_lock(session, key, wait, &request).await;
+                }
+            };
+            if end == WaitEnd::Granted {
+                return Ok(());
+            }
+        }
+    }
+
+    fn forget_wait(&self, inode: InodeId, wait: Sequence) {
+        lock(&self.locks.inner).waiters.remove(&(inode, wait));
+    }
+
+    async fn cancel_lock(
+        &self,
+        session: SessionId,
+        key: OwnerKey,
+        wait: Sequence,
+        request: &LockRequest,
+    ) -> Result<()> {
+        let interrupted = Err(ErrorCode::Interrupted.into());
+        let cancelled = self
+            .ask(Wait::Short, |_| CancelLock {
+                session,
+                inode: key.inode,
+                wait,
+            })
+            .await;
+        // Granted by now: the callback has noted it.
+        let granted = !lock(&self.locks.inner)
+            .waiters
+            .contains_key(&(key.inode, wait));
+        self.forget_wait(key.inode, wait);
+        match cancelled {
+            Ok((CancelAnswer::TooLate, up)) => {
+                if granted || self.locks.note(up.leader_life, key, request) {
+                    return Ok(());
+                }
+                interrupted
+            }
+            Ok((CancelAnswer::Cancelled, _)) => interrupted,
+            Err(error) => {
+                log::debug!("{}: the cancel of a lock wait: {error}", key.inode);
+                interrupted
+            }
+        }
+    }
+
+    /// Which lock would conflict.
+    pub(super) async fn test_lock(
+        &self,
+        inode: InodeId,
+        space: LockSpace,
+        owner: LockOwner,
+        kind: LockKind,
+        range: LockRange,
+    ) -> Result<Option<HeldLock>> {
+        let (conflict, up) = self
+            .ask(Wait::Short, |session| TestLock {
+                session,
+                inode,
+                space,
+                owner,
+                kind,
+                range,
+            })
+            .await?;
+        // A process id means something on its own host only.
+        Ok(conflict.map(|mut held| {
+            if held.holder.session != up.session.id {
+                held.pid = 0;
+            }
+            held
+        }))
+    }
+
+    /// Releases what an owner holds of an inode in a space: at a close.
+    pub(super) async fn release_owner(self: &Arc<Self>, key: OwnerKey) -> Result<()> {
+        {
+            let inner = lock(&self.locks.inner);
+            // What this mount does not know to hold, it does not hold.
+            if !inner.held.holds_any(key) && !inner.setting.contains_key(&key) {
+                return Ok(());
+            }
+        }
+        let core = self.clone();
+        let underway = Underway::new(self, key, true);
+        let released = self.names.spawn(async move {
+            let _underway = underway;
+            let released = core.stamped(Wait::Short, |stamp| ReleaseOwner {
+                stamp,
+                inode: key.inode,
+                space: key.space,
+                owner: key.owner,
+            });
+            let result = released.await.map(|_| ());
+            lock(&core.locks.inner).held.release(key);
+            result
+        });
+        let result = released.await;
+        result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
+    }
+}

@@ -1,0 +1,413 @@
+//! The client core: a dfs cluster as an asynchronous library, without FUSE in it.
+//!
+//! `Client` offers what a file system offers, with the promises of a local one: every read
+//! happens under a lease, every write under an exclusive one, every change is executed exactly
+//! once, failures of servers are waited out. The FUSE adapter maps kernel requests onto it and
+//! implements `KernelCache`, by which the core has the kernel's caches emptied.
+//!
+//! | part | modules |
+//! | --- | --- |
+//! | pure machines | `window` (stamps), `lease`, `gate` (order of reads and writes), `authority` (size and times), `chunk_op` (replicas), `recall` (kernel pages), `held_locks` |
+//! | directory | `link` (connection, heartbeats, right to cache), `session`, `call` (retries), `reclaim`, `callbacks` |
+//! | file servers | `servers`, `map_cache`, `chunk_io` |
+//! | operations | `names`, `opens`, `read`, `write`, `sync`, `push`, `locks` |
+//!
+//! Everything may be called from any task of any tokio runtime. Futures may be dropped: a read
+//! ends there, a change goes on in the background until its outcome is known. A lock wait that is
+//! dropped is cancelled.
+
+pub mod authority;
+mod call;
+mod callbacks;
+mod chunk_io;
+pub mod chunk_op;
+mod clock;
+mod core;
+pub mod gate;
+mod guard;
+pub mod held_locks;
+mod inode;
+pub mod kernel;
+pub mod lease;
+mod lease_use;
+mod link;
+mod locks;
+mod map_cache;
+mod names;
+mod opens;
+mod ordering;
+mod patience;
+mod push;
+mod read;
+pub mod recall;
+mod reclaim;
+mod servers;
+mod session;
+mod start;
+mod sync;
+mod types;
+pub mod window;
+mod write;
+
+pub use dfs_proto::attr::{FileAttr, FileKind, SetAttr, SetTime, StatFs, Timestamp};
+pub use dfs_proto::msg::namespace::{Creator, DirPage, DirPageEntry, RenameFlags};
+pub use kernel::{BoxFuture, KernelCache, NoKernel};
+pub use locks::Cancel;
+pub use types::{
+    Allocate, AttrAnswer, ClientOptions, Created, Handle, LockRequest, OpenMode, ReadData,
+    ReadMode, WriteAt, WriteMode,
+};
+
+use self::core::Core;
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::{InodeId, LockOwner, SessionId};
+use dfs_proto::lock::{HeldLock, LockKind, LockRange, LockSpace};
+use dfs_proto::msg::namespace::Mutation;
+use dfs_proto::name::FileName;
+use dfs_proto::payload::Payload;
+use held_locks::OwnerKey;
+use names::expect_attr;
+use start::Threads;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A mount's client of a cluster. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Client {
+    core: Arc<Core>,
+    threads: Arc<Threads>,
+}
+
+impl Client {
+    /// Finds the directory's leader and begins a session. Fails only with what will not mend by
+    /// itself (a refused handshake), or when nobody answers within `patience`.
+    pub async fn connect(
+        options: ClientOptions,
+        kernel: Arc<dyn KernelCache>,
+        patience: Duration,
+    ) -> Result<Self> {
+        let (core, threads) = start::start(options, kernel)?;
+        let client = Self { core, threads };
+        match tokio::time::timeout(patience, client.core.up()).await {
+            Ok(Ok(_)) => Ok(client),
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                client.core.stopping.send_replace(true);
+                Err(Error::new(
+                    ErrorCode::Disconnected,
+                    format!(
+                        "no directory leader answered at {} within {patience:?}; the log says why",
+                        client.core.options.directories.join(", ")
+                    ),
+                ))
+            }
+        }
+    }
+
+    /// The runtime for requests about names, attributes and locks. Nothing that runs on it may
+    /// block or compute for long: heartbeats run there too.
+    pub fn names_runtime(&self) -> &tokio::runtime::Handle {
+        &self.core.names
+    }
+
+    /// The runtime for reads, writes and syncs.
+    pub fn data_runtime(&self) -> &tokio::runtime::Handle {
+        &self.core.data
+    }
+
+    /// The present session, for messages.
+    pub async fn session(&self) -> Result<SessionId> {
+        Ok(self.core.up().await?.session.id)
+    }
+
+    /// The name `name` in `parent`; `None` is `..`.
+    pub async fn lookup(&self, parent: InodeId, name: Option<FileName>) -> Result<AttrAnswer> {
+        self.limited(self.core.lookup(parent, name)).await
+    }
+
+    pub async fn getattr(&self, inode: InodeId) -> Result<AttrAnswer> {
+        self.limited(self.core.getattr(inode)).await
+    }
+
+    /// Changes attributes, then (if given) the size.
+    pub async fn setattr(
+        &self,
+        inode: InodeId,
+        set: SetAttr,
+        size: Option<u64>,
+    ) -> Result<AttrAnswer> {
+        let change = async {
+            if let Some(size) = size {
+                let entry = self.core.inodes.entry(inode);
+                self.core.set_size(entry, size).await?;
+            }
+            self.core.set_attr(inode, set).await
+        };
+        self.limited(change).await
+    }
+
+    pub async fn readlink(&self, inode: InodeId) -> Result<Vec<u8>> {
+        self.limited(self.core.readlink(inode)).await
+    }
+
+    /// A page of a dir after `cookie` (0: from the start). Attributes in it must not be cached.
+    pub async fn readdir(
+        &self,
+        inode: InodeId,
+        cookie: u64,
+        entries_max: u32,
+        with_attr: bool,
+    ) -> Result<DirPage> {
+        let page = self.core.readdir(inode, cookie, entries_max, with_attr);
+        self.limited(page).await
+    }
+
+    pub async fn statfs(&self) -> Result<StatFs> {
+        self.limited(self.core.space()).await
+    }
+
+    /// Creates and opens a regular file, or opens the one that is there unless `exclusive`.
+    pub async fn create(
+        &self,
+        parent: InodeId,
+        name: FileName,
+        mode: u16,
+        creator: Creator,
+        exclusive: bool,
+        open: OpenMode,
+    ) -> Result<Created> {
+        let create = self
+            .core
+            .create(parent, name, mode, creator, exclusive, open);
+        self.limited(create).await
+    }
+
+    /// Makes a regular file (not opened), FIFO, socket or device node.
+    pub async fn mknod(
+        &self,
+        parent: InodeId,
+        name: FileName,
+        kind: FileKind,
+        mode: u16,
+        device: u64,
+        creator: Creator,
+    ) -> Result<AttrAnswer> {
+        self.change_inode(
+            parent,
+            Mutation::MakeNode {
+                parent,
+                name,
+                kind,
+                mode,
+                device,
+                creator,
+            },
+        )
+        .await
+    }
+
+    pub async fn mkdir(
+        &self,
+        parent: InodeId,
+        name: FileName,
+        mode: u16,
+        creator: Creator,
+    ) -> Result<AttrAnswer> {
+        self.change_inode(
+            parent,
+            Mutation::MakeDir {
+                parent,
+                name,
+                mode,
+                creator,
+            },
+        )
+        .await
+    }
+
+    pub async fn symlink(
+        &self,
+        parent: InodeId,
+        name: FileName,
+        target: Vec<u8>,
+        creator: Creator,
+    ) -> Result<AttrAnswer> {
+        self.change_inode(
+            parent,
+            Mutation::Symlink {
+                parent,
+                name,
+                target,
+                creator,
+            },
+        )
+        .await
+    }
+
+    pub async fn link(
+        &self,
+        inode: InodeId,
+        parent: InodeId,
+        name: FileName,
+    ) -> Result<AttrAnswer> {
+        self.change_inode(
+            inode,
+            Mutation::Link {
+                inode,
+                parent,
+                name,
+            },
+        )
+        .await
+    }
+
+    pub async fn unlink(&self, parent: InodeId, name: FileName, caller: u32) -> Result<()> {
+        self.change(Mutation::Unlink {
+            parent,
+            name,
+            caller,
+        })
+        .await
+    }
+
+    pub async fn rmdir(&self, parent: InodeId, name: FileName, caller: u32) -> Result<()> {
+        self.change(Mutation::RemoveDir {
+            parent,
+            name,
+            caller,
+        })
+        .await
+    }
+
+    pub async fn rename(
+        &self,
+        from: (InodeId, FileName),
+        to: (InodeId, FileName),
+        flags: RenameFlags,
+        caller: u32,
+    ) -> Result<()> {
+        self.change(Mutation::Rename {
+            parent: from.0,
+            name: from.1,
+            new_parent: to.0,
+            new_name: to.1,
+            flags,
+            caller,
+        })
+        .await
+    }
+
+    /// Opens an inode; the open ends when the last clone of the handle is dropped.
+    pub async fn open(&self, inode: InodeId, mode: OpenMode) -> Result<Handle> {
+        self.limited(self.core.open(inode, mode)).await
+    }
+
+    /// Reads up to `len` bytes; fewer only at the end of the file. Reply first, then drop what
+    /// is returned: it holds the right under which the bytes are true.
+    pub async fn read(
+        &self,
+        handle: &Handle,
+        mode: ReadMode,
+        offset: u64,
+        len: usize,
+    ) -> Result<ReadData> {
+        self.limited(self.core.read(&handle.0, mode, offset, len))
+            .await
+    }
+
+    /// Writes and returns how many bytes were taken: all, unless something failed after a part.
+    pub async fn write(
+        &self,
+        handle: &Handle,
+        at: WriteAt,
+        data: Payload,
+        mode: WriteMode,
+    ) -> Result<usize> {
+        let write = self.core.write(handle.0.clone(), at, data, mode);
+        self.limited(write).await
+    }
+
+    /// Plain `fallocate`, with or without keeping the size.
+    pub async fn allocate(&self, handle: &Handle, range: Allocate) -> Result<()> {
+        let allocate = self.core.allocate(handle.0.clone(), range);
+        self.limited(allocate).await
+    }
+
+    /// Data, size and times onto the disks. `fdatasync` is the same: the size belongs to it.
+    pub async fn fsync(&self, handle: &Handle) -> Result<()> {
+        self.limited(self.core.fsync(handle.0.clone())).await
+    }
+
+    /// Sets or removes a lock. With `wait` this takes as long as it takes; `cancel` ends it with
+    /// `Interrupted`, unless the lock was granted in the same moment: then it is `Ok` and held.
+    pub async fn set_lock(
+        &self,
+        handle: &Handle,
+        request: LockRequest,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        self.core
+            .set_lock(handle.0.clone(), request, cancel.clone())
+            .await
+    }
+
+    /// Which lock would stand against this one (F_GETLK). The pid is 0 for holders elsewhere.
+    pub async fn test_lock(
+        &self,
+        inode: InodeId,
+        space: LockSpace,
+        owner: LockOwner,
+        kind: LockKind,
+        range: LockRange,
+    ) -> Result<Option<HeldLock>> {
+        let test = self.core.test_lock(inode, space, owner, kind, range);
+        self.limited(test).await
+    }
+
+    /// Releases all that an owner holds of an inode in a space: at FLUSH (POSIX), at RELEASE
+    /// (flock). Costs nothing if it holds nothing.
+    pub async fn release_owner(
+        &self,
+        inode: InodeId,
+        space: LockSpace,
+        owner: LockOwner,
+    ) -> Result<()> {
+        let key = OwnerKey {
+            inode,
+            space,
+            owner,
+        };
+        self.limited(self.core.release_owner(key)).await
+    }
+
+    /// Pushes what is unpushed and ends the session: locks and leases are free at once. Requests
+    /// in flight get `ShuttingDown` afterwards.
+    pub async fn shutdown(&self) -> Result<()> {
+        let result = self.core.end().await;
+        self.threads.stop();
+        result
+    }
+
+    async fn change(&self, mutation: Mutation) -> Result<()> {
+        self.limited(self.core.change(mutation)).await.map(|_| ())
+    }
+
+    async fn change_inode(&self, named: InodeId, mutation: Mutation) -> Result<AttrAnswer> {
+        let answer = self.limited(self.core.change(mutation)).await?;
+        expect_attr(answer, named)
+    }
+
+    /// The caller waits no longer than `io_timeout`. What is under way is not undone.
+    async fn limited<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let Some(limit) = self.core.options.io_timeout else {
+            return work.await;
+        };
+        match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(
+                ErrorCode::DeadlineExceeded,
+                format!("no result within the io-timeout of {limit:?}"),
+            )),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Opens: counted here for each inode; the directory hears of the first and of the last.
+
+use super::call::Wait;
+use super::core::Core;
+use super::inode::Inode;
+use super::types::{Handle, OpenMode};
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::InodeId;
+use dfs_proto::msg::session::{CloseInode, LeaseKind, OpenInode};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// One open. Its end is its drop.
+#[derive(Debug)]
+pub(super) struct Open {
+    core: Arc<Core>,
+    pub(super) inode: Arc<Inode>,
+    pub(super) mode: OpenMode,
+    /// `Core::breaks` at the open.
+    pub(super) opened_at: u64,
+}
+
+impl Core {
+    /// Opens an inode. The caller may go away: then it is closed again.
+    pub(super) async fn open(self: &Arc<Self>, id: InodeId, mode: OpenMode) -> Result<Handle> {
+        let core = self.clone();
+        let opened = self
+            .names
+            .spawn(async move { core.open_now(id, mode).await });
+        let result = opened.await;
+        result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
+    }
+
+    pub(super) async fn open_now(self: &Arc<Self>, id: InodeId, mode: OpenMode) -> Result<Handle> {
+        let inode = self.inodes.entry(id);
+        let _order = inode.open_order.lock().await;
+        if !inode.state().open_at_directory {
+            // Said before it is sent: a new leader is told of it even if the answer is lost.
+            let life = self.session_life.load(Ordering::SeqCst);
+            inode.state().open_in(life);
+            let lapses = self.lapses.load(Ordering::SeqCst);
+            let lease = Some(match mode.write {
+                true => LeaseKind::Exclusive,
+                false => LeaseKind::Shared,
+            });
+            let opened = self
+                .stamped(Wait::Long, |stamp| OpenInode {
+                    stamp,
+                    inode: id,
+                    lease,
+                })
+                .await;
+            match opened {
+                Ok((opened, up)) => {
+                    inode.state().open_in(up.session.life);
+                    if let Some(grant) = opened.lease {
+                        self.accept_grant(&inode, &grant, &up, lapses).await;
+                    }
+                }
+                Err(error) => {
+                    inode.state().open_at_directory = false;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(self.opened(&inode, mode))
+    }
+
+    /// Counts an open that the directory knows of.
+    pub(super) fn opened(self: &Arc<Self>, inode: &Arc<Inode>, mode: OpenMode) -> Handle {
+        let mut state = inode.state();
+        state.opens += 1;
+        if mode.read && mode.write {
+            state.opens_shared_map += 1;
+        }
+        drop(state);
+        Handle(Arc::new(Open {
+            core: self.clone(),
+            inode: inode.clone(),
+            mode,
+            opened_at: self.breaks.load(Ordering::SeqCst),
+        }))
+    }
+
+    /// After the last close: pushes what is unpushed, then tells the directory.
+    async fn close(self: Arc<Self>, inode: Arc<Inode>) {
+        let _order = inode.open_order.lock().await;
+        {
+            let state = inode.state();
+            if state.opens > 0 || !state.open_at_directory {
+                return;
+            }
+        }
+        if let Err(error) = self.push(&inode).await {
+            log::warn!("{}: not pushed at its close: {error}", inode.id);
+        }
+        // Opens wait for the order, so none can have come in between.
+        let closed = self
+            .stamped(Wait::Short, |stamp| CloseInode {
+                stamp,
+                inode: inode.id,
+            })
+            .await;
+        inode.state().open_at_directory = false;
+        if let Err(error) = closed {
+            log::debug!("{}: not closed at the directory: {error}", inode.id);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let last = {
+            let mut state = self.inode.state();
+            state.opens -= 1;
+            if self.mode.read && self.mode.write {
+                state.opens_shared_map -= 1;
+            }
+            state.opens == 0
+        };
+        if last {
+            let close = self.core.clone().close(self.inode.clone());
+            self.core.names.spawn(close);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Size and times onto the directory's log: at fsync, close, recall, when another mount asks,
+//! and every few seconds.
+
+use super::call::Wait;
+use super::clock;
+use super::core::Core;
+use super::guard::lock;
+use super::inode::Inode;
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::msg::session::{PushAttr, ReleaseLease};
+use dfs_proto::timing::PUSH_INTERVAL;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Leases held without use beyond this many are given back, the oldest first.
+const IDLE_LEASES_MAX: usize = 100_000;
+
+/// How often the unpushed and the idle are looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+impl Core {
+    /// Pushes what is unpushed. Returns the size that the directory's log has then, if this
+    /// mount is the authority for it.
+    pub(super) async fn push(&self, inode: &Inode) -> Result<Option<u64>> {
+        let _one = inode.push_order.lock().await;
+        loop {
+            let Some(grant) = inode.exclusive_grant() else {
+                return Ok(None);
+            };
+            let push = {
+                let state = inode.state();
+                let Some(data) = &state.data else {
+                    return Ok(None);
+                };
+                match data.push() {
+                    Some(push) => push,
+                    None => return Ok(Some(data.size())),
+                }
+            };
+            let pushed = self
+                .stamped(Wait::Long, |stamp| PushAttr {
+                    stamp,
+                    inode: inode.id,
+                    grant,
+                    push: push.values,
+                })
+                .await;
+            match pushed {
+                Ok((attr, _)) => {
+                    if let Some(data) = &mut inode.state().data {
+                        data.push_logged(push, &attr, clock::now());
+                    }
+                    inode.changed.notify_waiters();
+                    return Ok(Some(push.values.size));
+                }
+                // Reclaimed meanwhile: the same authority under another grant.
+                Err(error)
+                    if error.code == ErrorCode::StaleGrant
+                        && inode.exclusive_grant() != Some(grant) => {}
+                Err(error) => {
+                    if error.code == ErrorCode::StaleGrant {
+                        self.grant_refused(inode, &error);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// The directory does not know a grant that this mount believes in: what it protected is
+    /// lost, and said to be.
+    fn grant_refused(&self, inode: &Inode, error: &Error) {
+        log::error!(
+            "{}: the directory refuses the exclusive lease of this mount, unpushed changes are lost: {error}",
+            inode.id
+        );
+        let broken = self.breaks.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut state = inode.state();
+        state.lease.lose_all();
+        state.lease_gone();
+        state.broken_before = broken;
+        drop(state);
+        inode.changed.notify_waiters();
+    }
+
+    /// Pushes what has been unpushed for long and gives idle leases back, until the mount stops.
+    pub(super) async fn sweep(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut stopping = self.stopping.subscribe();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = stopping.wait_for(|stop| *stop) => return,
+            }
+            self.push_old();
+            self.return_idle();
+            self.inodes.sweep();
+        }
+    }
+
+    fn push_old(self: &Arc<Self>) {
+        let waiting: Vec<_> = lock(&self.unpushed).iter().copied().collect();
+        for id in waiting {
+            let since = self.inodes.get(id).and_then(|inode| {
+                let since = inode.state().data.as_ref()?.unpushed_since()?;
+                Some((inode, since))
+            });
+            match since {
+                None => {
+                    lock(&self.unpushed).remove(&id);
+                }
+                Some((inode, since)) if clock::elapsed(since) >= PUSH_INTERVAL => {
+                    // A push under way holds the order; another one need not queue behind it.
+                    if inode.push_order.try_lock().is_ok() {
+                        let core = self.clone();
+                        self.names.spawn(async move {
+                            if let Err(error) = core.push(&inode).await {
+                                log::warn!("{}: not pushed: {error}", inode.id);
+                            }
+                        });
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn return_idle(self: &Arc<Self>) {
+        let all = self.inodes.all();
+        if all.len() <= IDLE_LEASES_MAX {
+            return;
+        }
+        let mut idle: Vec<(u64, Arc<Inode>)> = all
+            .into_iter()
+            .filter_map(|inode| {
+                let state = inode.state();
+                let used_at = state.used_at;
+                let idle =
+                    state.lease.is_idle() && state.lease.held().is_some() && state.opens == 0;
+                drop(state);
+                idle.then_some((used_at, inode))
+            })
+            .collect();
+        let excess = idle
+            .len()
+            .saturating_sub(IDLE_LEASES_MAX - IDLE_LEASES_MAX / 10);
+        idle.sort_by_key(|(used_at, _)| *used_at);
+        idle.truncate(excess);
+        if idle.is_empty() {
+            return;
+        }
+        let core = self.clone();
+        self.names.spawn(async move {
+            for (_, inode) in idle {
+                core.return_lease(&inode).await;
+            }
+        });
+    }
+
+    /// Gives a lease back without being asked.
+    async fn return_lease(self: &Arc<Self>, inode: &Arc<Inode>) {
+        let grant = {
+            let mut state = inode.state();
+            let Some(held) = state.lease.settled() else {
+                return;
+            };
+            if state.lease.recall(held.grant, None) != super::lease::RecallFound::Begin {
+                return;
+            }
+            held.grant
+        };
+        self.give_back(inode).await;
+        let returned = self
+            .stamped(Wait::Short, |stamp| ReleaseLease {
+                stamp,
+                inode: inode.id,
+                grant,
+                push: None,
+            })
+            .await;
+        if let Err(error) = returned {
+            log::debug!("{}: {grant} was gone already: {error}", inode.id);
+        }
+    }
+}

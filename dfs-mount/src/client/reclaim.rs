@@ -1,0 +1,224 @@
+//! What happens to leases, opens and locks when a right lapses, when the directory's leader
+//! changes, and when the session has ended.
+
+use super::core::Core;
+use super::inode::Inode;
+use super::lease::Held;
+use super::session::Session;
+use dfs_proto::error::{ErrorCode, Result};
+use dfs_proto::ids::{InodeId, Sequence};
+use dfs_proto::limits::RECLAIM_PAGE_ITEMS_MAX;
+use dfs_proto::lock::HeldLock;
+use dfs_proto::msg::session::{LeaseKind, OpenInode, Reclaim, Stamp};
+use dfs_proto::payload::Payload;
+use dfs_proto::timing::REQUEST_DEADLINE;
+use dfs_proto::transport::Connection;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::task::JoinHandle;
+
+impl Core {
+    /// The right to cache has lapsed: every shared lease is lost, the kernel's caches with it.
+    pub(super) fn lose_shared_leases(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
+        self.lapses.fetch_add(1, Ordering::SeqCst);
+        let mut emptying = Vec::new();
+        for inode in self.inodes.all() {
+            let lost = {
+                let mut state = inode.state();
+                let lost = state.lease.lose_shared();
+                if lost {
+                    state.lease_gone();
+                }
+                lost
+            };
+            if lost {
+                inode.changed.notify_waiters();
+                emptying.push(self.drop_lost_data(&inode));
+            }
+        }
+        emptying
+    }
+
+    /// Another leader: shared leases are given up, then everything else is told to it. Nothing
+    /// else is sent before.
+    pub(super) async fn reclaim(
+        self: &Arc<Self>,
+        connection: &Connection,
+        session: &Arc<Session>,
+        leader_life: u64,
+    ) -> Result<()> {
+        log::info!("the directory has another leader; telling it what this mount holds");
+        let emptying = self.lose_shared_leases();
+        // The new leader may grant what we have just lost as soon as we have reclaimed. The
+        // kernel serves from its caches until they are empty or the old right is over.
+        let emptied = async {
+            for one in emptying {
+                let _ = one.await;
+            }
+        };
+        let _ = tokio::time::timeout(self.right_left(), emptied).await;
+        // From here on answers of the old leader grant nothing.
+        self.leader_life.store(leader_life, Ordering::SeqCst);
+        let locks = self.locks.begin_life(leader_life, session.id);
+        let mut opens = Vec::new();
+        let mut leases = Vec::new();
+        for inode in self.inodes.all() {
+            let state = inode.state();
+            if state.open_at_directory {
+                opens.push(inode.id);
+            }
+            if state.lease.holds_exclusive() {
+                leases.push(inode.clone());
+            }
+        }
+        self.send_reclaim(connection, session, leader_life, &opens, &leases, &locks)
+            .await
+    }
+
+    async fn send_reclaim(
+        self: &Arc<Self>,
+        connection: &Connection,
+        session: &Arc<Session>,
+        leader_life: u64,
+        opens: &[InodeId],
+        leases: &[Arc<Inode>],
+        locks: &[(InodeId, HeldLock)],
+    ) -> Result<()> {
+        let mut opens = opens.chunks(RECLAIM_PAGE_ITEMS_MAX);
+        let mut leases = leases.chunks(RECLAIM_PAGE_ITEMS_MAX);
+        let mut locks = locks.chunks(RECLAIM_PAGE_ITEMS_MAX);
+        loop {
+            let page_leases = leases.next().unwrap_or_default();
+            let page = Reclaim {
+                session: session.id,
+                leader_life,
+                opens: opens.next().unwrap_or_default().to_vec(),
+                leases: page_leases.iter().map(|inode| inode.id).collect(),
+                locks: locks.next().unwrap_or_default().to_vec(),
+                last: opens.len() + leases.len() + locks.len() == 0,
+            };
+            let answer = connection
+                .call(&page, Payload::default(), REQUEST_DEADLINE)
+                .await;
+            let (answer, _) = match answer {
+                Ok(answer) => answer,
+                Err(error) => {
+                    // Told again from the start, under the same life or the next one.
+                    self.leader_life.store(0, Ordering::SeqCst);
+                    if error.code == ErrorCode::SessionEnded {
+                        session.end();
+                    }
+                    return Err(error);
+                }
+            };
+            for (inode, grant) in page_leases.iter().zip(answer.leases) {
+                let kept = {
+                    let mut state = inode.state();
+                    let held = grant.as_ref().map(|g| Held {
+                        grant: g.grant,
+                        kind: g.kind,
+                    });
+                    if let (Some(grant), Some(data)) = (&grant, &mut state.data) {
+                        data.learn(&grant.attr);
+                    }
+                    state.lease.reclaimed(held)
+                };
+                if !kept {
+                    log::warn!("{}: the exclusive lease could not be kept", inode.id);
+                    self.lose_inode(inode, false);
+                }
+                inode.changed.notify_waiters();
+            }
+            if page.last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A session begins. If there was one before, everything that belonged to it is lost.
+    pub(super) fn session_begins(self: &Arc<Self>, life: u64, leader_life: u64) {
+        self.session_life.store(life, Ordering::SeqCst);
+        self.leader_life.store(leader_life, Ordering::SeqCst);
+        let locked = self.locks.lose_all(leader_life);
+        if life == 1 {
+            return;
+        }
+        self.lapses.fetch_add(1, Ordering::SeqCst);
+        for inode in self.inodes.all() {
+            self.lose_inode(&inode, locked.contains(&inode.id));
+        }
+    }
+
+    /// The lease of the inode is lost for good; handles that lose data or locks with it break.
+    fn lose_inode(self: &Arc<Self>, inode: &Arc<Inode>, locked: bool) {
+        {
+            let mut state = inode.state();
+            let unpushed = state.data.as_ref().is_some_and(|data| data.is_unpushed());
+            let harmed = locked || unpushed || !state.unsynced.is_empty();
+            if harmed && state.opens > 0 {
+                log::error!(
+                    "{}: unsynced data or locks are lost with the session; its open handles get EIO until they are opened again",
+                    inode.id
+                );
+                state.broken_before = self.breaks.fetch_add(1, Ordering::SeqCst) + 1;
+            }
+            state.unsynced.clear();
+            state.lease.lose_all();
+            state.lease_gone();
+        }
+        inode.changed.notify_waiters();
+        self.drop_lost_data(inode);
+    }
+
+    /// After a lost session: inodes that are still open are opened again in the new one.
+    pub(super) async fn reopen_after_lost_session(
+        &self,
+        connection: &Connection,
+        session: &Arc<Session>,
+    ) -> Result<()> {
+        for inode in self.inodes.all() {
+            let needed = {
+                let state = inode.state();
+                state.open_at_directory && state.open_life() != session.life
+            };
+            if !needed {
+                continue;
+            }
+            let stamped = session.begin().await?;
+            let stamp: Stamp = stamped.stamp();
+            debug_assert!(stamp.sequence > Sequence(0));
+            let request = OpenInode {
+                stamp,
+                inode: inode.id,
+                lease: None,
+            };
+            let reopened = connection
+                .call(&request, Payload::default(), REQUEST_DEADLINE)
+                .await;
+            let mut state = inode.state();
+            match reopened {
+                Ok(_) => state.open_in(session.life),
+                Err(error)
+                    if error.retry() == dfs_proto::error::Retry::Never
+                        && error.code != ErrorCode::SessionEnded =>
+                {
+                    log::warn!("{}: cannot be opened again: {error}", inode.id);
+                    state.broken_before = self.breaks.fetch_add(1, Ordering::SeqCst) + 1;
+                    state.open_in(session.life);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The kind of lease that a reader of the inode asks for: an inode that is open for reading
+    /// and writing may have a shared map, and stores into that are silent.
+    pub(super) fn read_kind(inode: &Inode) -> LeaseKind {
+        if inode.state().opens_shared_map > 0 {
+            LeaseKind::Exclusive
+        } else {
+            LeaseKind::Shared
+        }
+    }
+}

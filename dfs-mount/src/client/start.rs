@@ -1,0 +1,180 @@
+//! Starting and ending a client: its two threads, its link, its session.
+
+use super::clock;
+use super::core::Core;
+use super::guard::lock;
+use super::kernel::KernelCache;
+use super::link::{self, LinkState};
+use super::types::ClientOptions;
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::{Incarnation, NodeId};
+use dfs_proto::msg::session::EndSession;
+use dfs_proto::payload::Payload;
+use dfs_proto::timing::REQUEST_DEADLINE;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::sync::{Notify, watch};
+
+/// Inodes that are pushed at once at the end.
+const PUSHES_AT_ONCE: usize = 32;
+
+/// How long the connection is given to end cleanly.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// The threads that run the client's two runtimes.
+#[derive(Debug)]
+pub(super) struct Threads {
+    stop: Arc<Notify>,
+    joins: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+impl Threads {
+    /// Lets the threads end. They are not waited for: the caller may be one of them.
+    pub(super) fn stop(&self) {
+        self.stop.notify_waiters();
+        for _ in lock(&self.joins).drain(..) {
+            self.stop.notify_one();
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(ErrorCode::Internal, format!("no runtime: {e}")))
+}
+
+/// Runs a runtime on a thread of its own until it is told to stop.
+fn spawn(
+    name: &str,
+    stop: &Arc<Notify>,
+) -> Result<(tokio::runtime::Handle, std::thread::JoinHandle<()>)> {
+    let runtime = runtime()?;
+    let handle = runtime.handle().clone();
+    let stop = stop.clone();
+    let thread = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || runtime.block_on(stop.notified()))
+        .map_err(|e| Error::new(ErrorCode::Internal, format!("no thread for {name}: {e}")))?;
+    Ok((handle, thread))
+}
+
+fn random() -> Result<[u8; 24]> {
+    let mut bytes = [0; 24];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| Error::new(ErrorCode::Internal, format!("no random bytes: {e}")))?;
+    Ok(bytes)
+}
+
+/// Starts the threads and the link. Does not wait for anything.
+pub(super) fn start(
+    options: ClientOptions,
+    kernel: Arc<dyn KernelCache>,
+) -> Result<(Arc<Core>, Arc<Threads>)> {
+    if options.directories.is_empty() {
+        return Err(Error::new(
+            ErrorCode::InvalidArgument,
+            "no address of a directory was given",
+        ));
+    }
+    let stop = Arc::new(Notify::new());
+    let (names, names_thread) = spawn("dfs-names", &stop)?;
+    let (data, data_thread) = spawn("dfs-data", &stop)?;
+    let threads = Arc::new(Threads {
+        stop,
+        joins: Mutex::new(vec![names_thread, data_thread]),
+    });
+    let random = random()?;
+    let (node, run) = random.split_at(16);
+    let number = |bytes: &[u8]| bytes.iter().fold(0u128, |n, b| n << 8 | u128::from(*b));
+    let core = Arc::new(Core {
+        options,
+        kernel,
+        node: NodeId(number(node)),
+        incarnation: Incarnation(number(run) as u64),
+        names,
+        data,
+        link: watch::Sender::new(LinkState::Connecting),
+        right: watch::Sender::new(0),
+        lapses: AtomicU64::new(0),
+        leader_life: AtomicU64::new(0),
+        session_life: AtomicU64::new(0),
+        breaks: AtomicU64::new(0),
+        clock: Default::default(),
+        map: Default::default(),
+        servers: Default::default(),
+        inodes: Default::default(),
+        locks: Default::default(),
+        unpushed: Mutex::default(),
+        stopping: watch::Sender::new(false),
+    });
+    core.names.spawn(link::run(core.clone()));
+    core.names.spawn(core.clone().sweep());
+    Ok((core, threads))
+}
+
+impl Core {
+    /// Pushes everything and ends the session.
+    pub(super) async fn end(self: &Arc<Self>) -> Result<()> {
+        let core = self.clone();
+        let ended = self.names.spawn(async move { core.end_now().await });
+        let result = ended.await;
+        result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
+    }
+
+    async fn end_now(self: &Arc<Self>) -> Result<()> {
+        let since = clock::now();
+        let mut unpushed = self.inodes.all().into_iter();
+        let mut pushes = tokio::task::JoinSet::new();
+        let mut failure = None;
+        loop {
+            while pushes.len() < PUSHES_AT_ONCE
+                && let Some(inode) = unpushed.next()
+            {
+                let core = self.clone();
+                pushes.spawn(async move {
+                    // Requests under way end before their lease does.
+                    let drained = inode.until(|s| s.lease.is_drained().then_some(()));
+                    let _ = tokio::time::timeout(REQUEST_DEADLINE, drained).await;
+                    core.push(&inode).await
+                });
+            }
+            match pushes.join_next().await {
+                None => break,
+                Some(Ok(Ok(_))) => {}
+                Some(Ok(Err(error))) => {
+                    log::error!("not pushed at the end of the mount: {error}");
+                    failure = Some(error);
+                }
+                Some(Err(error)) => log::error!("a push at the end of the mount: {error}"),
+            }
+        }
+        let up = self.up().await?;
+        let end = EndSession {
+            session: up.session.id,
+        };
+        let ended = up
+            .connection
+            .call(&end, Payload::default(), REQUEST_DEADLINE)
+            .await;
+        up.session.end();
+        self.stopping.send_replace(true);
+        self.servers.close("the mount ends").await;
+        up.connection.drain(DRAIN, "the mount ends").await;
+        log::info!(
+            "the session has ended ({} ms)",
+            clock::elapsed(since).as_millis()
+        );
+        ended?;
+        failure.map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,167 @@
+//! fsync: data on the disks of every in-sync replica, size and times in the directory's log.
+
+use super::call::Wait;
+use super::core::Core;
+use super::inode::Inode;
+use super::opens::Open;
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::{ChunkIndex, GroupId, Version};
+use dfs_proto::layout::FileLayout;
+use dfs_proto::msg::namespace::GetAttr;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+/// Groups that are synced at once for one call.
+const GROUPS_AT_ONCE: usize = 16;
+
+type Chunks = BTreeMap<GroupId, Vec<(ChunkIndex, Version)>>;
+
+impl Core {
+    pub(super) async fn fsync(self: &Arc<Self>, open: Arc<Open>) -> Result<()> {
+        let core = self.clone();
+        let synced = self.data.spawn(async move {
+            open.inode.check(open.opened_at)?;
+            core.sync_data(&open.inode).await?;
+            core.push(&open.inode).await?;
+            // The session may have ended beside the sync, and what was unpushed with it.
+            open.inode.check(open.opened_at)
+        });
+        let result = synced.await;
+        result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
+    }
+
+    /// Everything that any mount has written to the inode, onto disk.
+    pub(super) async fn sync_data(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
+        let known = {
+            let state = inode.state();
+            let exclusive = state.lease.holds_exclusive();
+            state
+                .data
+                .as_ref()
+                .filter(|_| exclusive)
+                .map(|data| (data.layout(), data.size(), state.lost_at))
+        };
+        let was_exclusive = known.is_some();
+        let (layout, size, lost_at) = match known {
+            Some(known) => known,
+            None => {
+                // Asks the holder of the exclusive lease, which pushes before it answers.
+                let lost_at = inode.state().lost_at;
+                let id = inode.id;
+                let asked = self.ask(Wait::Long, |session| GetAttr { session, inode: id });
+                let (attr, _) = asked.await?;
+                (attr.layout, attr.size, lost_at)
+            }
+        };
+        let (own, everything) = {
+            let state = inode.state();
+            (state.unsynced.clone(), !state.others_synced)
+        };
+        let groups = groups_to_sync(layout, size, &own, everything);
+        let session = self.up().await?.session.clone();
+        let mut waiting = groups.into_iter();
+        let mut syncs = JoinSet::new();
+        let mut failure = None;
+        loop {
+            while syncs.len() < GROUPS_AT_ONCE
+                && let Some((group, chunks)) = waiting.next()
+            {
+                let (core, inode, session) = (self.clone(), inode.clone(), session.clone());
+                syncs.spawn(async move { core.sync_group(&inode, session, group, chunks).await });
+            }
+            let Some(joined) = syncs.join_next().await else {
+                break;
+            };
+            let result = joined.map_err(|e| Error::new(ErrorCode::Internal, e.to_string()))?;
+            if let Err(error) = result {
+                failure = Some(error);
+            }
+        }
+        let mut state = inode.state();
+        let lost = failure
+            .as_ref()
+            .is_some_and(|e| e.code == ErrorCode::WriteLost);
+        if failure.is_none() || lost {
+            // A loss is reported once, to the fsync that meets it, as a local disk's would be.
+            state
+                .unsynced
+                .retain(|index, version| own.get(index) != Some(version));
+        }
+        match failure {
+            Some(error) => {
+                drop(state);
+                log::error!("{}: fsync failed: {error}", inode.id);
+                Err(error)
+            }
+            None => {
+                // Nobody else can have written since the sync began.
+                if was_exclusive && state.lease.holds_exclusive() && state.lost_at == lost_at {
+                    state.others_synced = true;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The groups to ask, each with what this mount knows to have written there.
+fn groups_to_sync(
+    layout: FileLayout,
+    size: u64,
+    own: &BTreeMap<ChunkIndex, Version>,
+    everything: bool,
+) -> Chunks {
+    let mut groups = Chunks::new();
+    if everything {
+        let chunks = size.div_ceil(u64::from(layout.chunk_bytes));
+        for index in 0..chunks.min(u64::from(layout.groups)) {
+            groups
+                .entry(layout.group_of(ChunkIndex(index)))
+                .or_default();
+        }
+    }
+    for (index, version) in own {
+        let group = groups.entry(layout.group_of(*index)).or_default();
+        group.push((*index, *version));
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dfs_proto::ids::Epoch;
+
+    #[test]
+    fn what_others_wrote_is_synced_with_the_own() {
+        let layout = FileLayout {
+            chunk_bytes: 4096,
+            first_group: GroupId(2),
+            groups: 4,
+        };
+        let version = Version {
+            epoch: Epoch(1),
+            counter: 5,
+        };
+        let own = BTreeMap::from([(ChunkIndex(1), version)]);
+        let groups = groups_to_sync(layout, 3 * 4096, &own, false);
+        assert_eq!(
+            groups,
+            Chunks::from([(GroupId(3), vec![(ChunkIndex(1), version)])])
+        );
+        let groups = groups_to_sync(layout, 3 * 4096, &own, true);
+        assert_eq!(
+            groups,
+            Chunks::from([
+                (GroupId(2), vec![]),
+                (GroupId(3), vec![(ChunkIndex(1), version)]),
+                (GroupId(0), vec![]),
+            ])
+        );
+        let all: Vec<GroupId> = groups_to_sync(layout, 1 << 40, &own, true)
+            .into_keys()
+            .collect();
+        assert_eq!(all.len(), 4);
+    }
+}

@@ -1,0 +1,128 @@
+//! What callers of the client core hand in and get back.
+
+use super::lease_use::LeaseUse;
+use super::opens::Open;
+use dfs_proto::attr::FileAttr;
+use dfs_proto::ids::InodeId;
+use dfs_proto::ids::LockOwner;
+use dfs_proto::lock::{LockKind, LockRange, LockSpace};
+use dfs_proto::payload::Payload;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How to reach a cluster, and as whom.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// `HOST:PORT` of the directory's members, in the order of their member ids.
+    pub directories: Vec<String>,
+    /// Shown by `dfsctl sessions`.
+    pub mount_point: String,
+    /// The cluster secret, needed beyond loopback.
+    pub secret: Option<dfs_proto::handshake::Secret>,
+    /// A caller is answered with an error after waiting this long; `None` waits for ever. The
+    /// request itself goes on until its outcome is known.
+    pub io_timeout: Option<Duration>,
+}
+
+/// Attributes, and how long the kernel may serve them from its cache.
+#[derive(Clone, Copy, Debug)]
+pub struct AttrAnswer {
+    pub attr: FileAttr,
+    /// Zero unless a lease protects them. The adapter uses it for inodes that the kernel has
+    /// confirmed, else zero.
+    pub ttl: Duration,
+}
+
+/// What an open asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpenMode {
+    pub read: bool,
+    pub write: bool,
+}
+
+/// One open of an inode. Every data and lock call goes through it. The open ends when the last
+/// clone is dropped; the last open of an inode pushes what is unpushed, in the background.
+#[derive(Clone, Debug)]
+pub struct Handle(pub(super) Arc<Open>);
+
+impl Handle {
+    pub fn inode(&self) -> InodeId {
+        self.0.inode.id
+    }
+
+    pub fn mode(&self) -> OpenMode {
+        self.0.mode
+    }
+}
+
+/// What a create made or found, open.
+#[derive(Debug)]
+pub struct Created {
+    pub handle: Handle,
+    pub attr: AttrAnswer,
+    /// The file is new; else it was there and was opened.
+    pub created: bool,
+}
+
+/// Whether a read waits for a recall in progress.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadMode {
+    Normal,
+    /// An invalidation waits for this READ's page: read under the lease that goes.
+    Unblock,
+}
+
+/// What kind of write it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteMode {
+    Normal,
+    /// Pages of a shared map that the kernel writes out (FUSE_WRITE_CACHE): served at once even
+    /// while a recall is in progress, never past the end of the file.
+    Launder,
+}
+
+/// Where a write goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteAt {
+    Offset(u64),
+    /// The end of the file, exactly, whatever other hosts do.
+    End,
+}
+
+/// Bytes read. The right to have read them is held until this is dropped: reply first, then
+/// drop it.
+#[derive(Debug)]
+pub struct ReadData {
+    pub(super) bytes: Payload,
+    pub(super) _right: Option<LeaseUse>,
+}
+
+impl std::ops::Deref for ReadData {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A lock request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LockRequest {
+    pub space: LockSpace,
+    pub owner: LockOwner,
+    pub pid: u32,
+    /// `None` unlocks.
+    pub kind: Option<LockKind>,
+    pub range: LockRange,
+    /// Wait without limit; else `WouldBlock`.
+    pub wait: bool,
+}
+
+/// What `fallocate` is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Allocate {
+    pub offset: u64,
+    pub len: u64,
+    /// FALLOC_FL_KEEP_SIZE.
+    pub keep_size: bool,
+}

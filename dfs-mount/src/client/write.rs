@@ -1,0 +1,309 @@
+//! Writing, truncating and allocating file data.
+
+use super::clock;
+use super::core::Core;
+use super::gate::Access;
+use super::guard::lock;
+use super::inode::Inode;
+use super::opens::Open;
+use super::read::{data_of, pieces};
+use super::session::Session;
+use super::types::{Allocate, WriteAt, WriteMode};
+use dfs_proto::attr::FileAttr;
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::{ChunkIndex, Version};
+use dfs_proto::layout::{ChunkRange, FileLayout};
+use dfs_proto::limits::FILE_BYTES_MAX;
+use dfs_proto::msg::namespace::Mutation;
+use dfs_proto::msg::session::LeaseKind;
+use dfs_proto::payload::Payload;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+/// Chunks with unsynced writes that are remembered of one inode; at this many it is synced.
+const UNSYNCED_CHUNKS_MAX: usize = 4096;
+
+/// Bytes of a chunk, and where they are in the data of the request.
+type Part = (ChunkRange, usize);
+
+impl Core {
+    /// Writes. The caller may go away: the outcome is defined all the same.
+    pub(super) async fn write(
+        self: &Arc<Self>,
+        open: Arc<Open>,
+        at: WriteAt,
+        data: Payload,
+        mode: WriteMode,
+    ) -> Result<usize> {
+        let core = self.clone();
+        let written = self
+            .data
+            .spawn(async move { core.write_now(&open, at, data, mode).await });
+        let result = written.await;
+        result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
+    }
+
+    async fn write_now(
+        self: &Arc<Self>,
+        open: &Open,
+        at: WriteAt,
+        data: Payload,
+        mode: WriteMode,
+    ) -> Result<usize> {
+        let inode = &open.inode;
+        let launder = mode == WriteMode::Launder;
+        loop {
+            inode.check(open.opened_at)?;
+            let right = self.lease(inode, LeaseKind::Exclusive, launder).await?;
+            let Some((layout, size)) = data_of(inode) else {
+                continue;
+            };
+            let wanted = match at {
+                WriteAt::Offset(offset) => Access::Write {
+                    start: offset,
+                    end: end_of(offset, data.len())?,
+                },
+                // Wherever the end will be, it is not before the present one.
+                WriteAt::End => Access::Write {
+                    start: size,
+                    end: u64::MAX,
+                },
+            };
+            let _turn = inode.turn(wanted, layout).await;
+            let Some((layout, size)) = data_of(inode).filter(|_| right.is_valid()) else {
+                continue;
+            };
+            let offset = match at {
+                WriteAt::Offset(offset) => offset,
+                WriteAt::End => size,
+            };
+            end_of(offset, data.len())?;
+            let mut taken = data.clone();
+            if launder {
+                // A page reaches past the end of the file; the file does not.
+                let len = size.saturating_sub(offset).min(data.len() as u64) as usize;
+                taken = taken.slice(0..len);
+            }
+            let session = self.up().await?.session.clone();
+            let written = self
+                .write_range(inode, &session, layout, offset, size, &taken)
+                .await?;
+            drop(right);
+            if inode.state().unsynced.len() >= UNSYNCED_CHUNKS_MAX {
+                self.sync_data(inode).await?;
+            }
+            return Ok(if launder { data.len() } else { written });
+        }
+    }
+
+    /// Writes under the lease. Returns how many bytes from the start are written.
+    async fn write_range(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        session: &Arc<Session>,
+        layout: FileLayout,
+        offset: u64,
+        size: u64,
+        data: &Payload,
+    ) -> Result<usize> {
+        let mut chunks: Vec<Vec<Part>> = Vec::new();
+        let mut at = 0;
+        for part in pieces(layout, offset, data.len() as u64) {
+            match chunks.last_mut() {
+                Some(parts) if parts[0].0.index == part.index => parts.push((part, at)),
+                _ => chunks.push(vec![(part, at)]),
+            }
+            at += part.len as usize;
+        }
+        // Beyond the end, the chunks go one after the other: bytes behind a part that failed
+        // would lie past the end of the file, where zeros have to be.
+        let extends = offset + data.len() as u64 > size;
+        let mut done: Vec<(usize, Result<()>)> = Vec::new();
+        if extends || chunks.len() < 2 {
+            for parts in chunks {
+                let result = self.write_parts(inode, session, layout, parts, data).await;
+                let failed = result.1.is_err();
+                done.push(result);
+                if failed {
+                    break;
+                }
+            }
+        } else {
+            let mut writes = JoinSet::new();
+            for (n, parts) in chunks.into_iter().enumerate() {
+                let (core, inode) = (self.clone(), inode.clone());
+                let (session, data) = (session.clone(), data.clone());
+                writes.spawn(async move {
+                    let write = core.write_parts(&inode, &session, layout, parts, &data);
+                    (n, write.await)
+                });
+            }
+            let mut all = Vec::new();
+            while let Some(joined) = writes.join_next().await {
+                all.push(joined.map_err(|e| Error::new(ErrorCode::Internal, e.to_string()))?);
+            }
+            all.sort_by_key(|(n, _)| *n);
+            done.extend(all.into_iter().map(|(_, result)| result));
+        }
+        let mut written = 0;
+        let mut failure = None;
+        for (bytes, result) in done {
+            written += bytes;
+            if let Err(error) = result {
+                failure = Some(error);
+                break;
+            }
+        }
+        if written > 0 || (failure.is_none() && !data.is_empty()) {
+            let now = self.clock.time();
+            let mut state = inode.state();
+            if let Some(known) = &mut state.data {
+                known.wrote(offset + written as u64, now, clock::now());
+            }
+            state.used_at = clock::now();
+            drop(state);
+            lock(&self.unpushed).insert(inode.id);
+        }
+        match failure {
+            // The program learns of the rest with its next call.
+            Some(error) if written == 0 => Err(error),
+            _ => Ok(written),
+        }
+    }
+
+    /// Writes the parts of one chunk in turn. Returns the bytes written and what stopped it.
+    async fn write_parts(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        session: &Arc<Session>,
+        layout: FileLayout,
+        parts: Vec<Part>,
+        data: &Payload,
+    ) -> (usize, Result<()>) {
+        let mut written = 0;
+        for (part, at) in parts {
+            let bytes = data.slice(at..at + part.len as usize);
+            let group = layout.group_of(part.index);
+            let result = self
+                .write_chunk(inode, session.clone(), group, part, bytes)
+                .await;
+            match result {
+                Ok(version) => {
+                    note_unsynced(inode, part.index, version);
+                    written += part.len as usize;
+                }
+                Err(error) => return (written, Err(error)),
+            }
+        }
+        (written, Ok(()))
+    }
+
+    /// Truncates or extends, on behalf of any caller.
+    pub(super) async fn set_size(
+        self: &Arc<Self>,
+        inode: Arc<Inode>,
+        size: u64,
+    ) -> Result<FileAttr> {
+        let core = self.clone();
+        let resized = self
+            .data
+            .spawn(async move { core.set_size_now(&inode, size, false).await });
+        let result = resized.await;
+        result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
+    }
+
+    /// With `only_extend` a size that is reached already is left alone.
+    async fn set_size_now(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        size: u64,
+        only_extend: bool,
+    ) -> Result<FileAttr> {
+        if size > FILE_BYTES_MAX {
+            return Err(ErrorCode::FileTooLarge.into());
+        }
+        loop {
+            let right = self.lease(inode, LeaseKind::Exclusive, false).await?;
+            let Some((layout, _)) = data_of(inode) else {
+                continue;
+            };
+            let whole = Access::Write {
+                start: 0,
+                end: u64::MAX,
+            };
+            let _turn = inode.turn(whole, layout).await;
+            self.push(inode).await?;
+            if !right.is_valid() {
+                continue;
+            }
+            if only_extend && data_of(inode).is_some_and(|(_, present)| present >= size) {
+                return self.attr_of(inode.id).await;
+            }
+            let (mutated, _) = self
+                .mutate(Mutation::SetSize {
+                    inode: inode.id,
+                    size,
+                    modified: true,
+                })
+                .await?;
+            let Some(attr) = mutated.attr else {
+                return Err(Error::new(
+                    ErrorCode::Internal,
+                    format!("{}: no attributes after a change of the size", inode.id),
+                ));
+            };
+            let mut state = inode.state();
+            if let Some(data) = &mut state.data {
+                data.resized(&attr);
+            }
+            // Chunks behind the cut are gone on purpose.
+            let kept = size.div_ceil(u64::from(layout.chunk_bytes));
+            state.unsynced.retain(|index, _| index.0 < kept);
+            state.used_at = clock::now();
+            return Ok(attr);
+        }
+    }
+
+    /// Makes sure that the range can be written: it is within the size (unless that is to stay)
+    /// and there is room for it.
+    pub(super) async fn allocate(self: &Arc<Self>, open: Arc<Open>, range: Allocate) -> Result<()> {
+        open.inode.check(open.opened_at)?;
+        let end = range.offset.saturating_add(range.len);
+        if end > FILE_BYTES_MAX {
+            return Err(ErrorCode::FileTooLarge.into());
+        }
+        let space = self.space().await?;
+        if range.len > space.free_bytes {
+            return Err(Error::new(
+                ErrorCode::NoSpace,
+                format!("{} bytes wanted, {} are free", range.len, space.free_bytes),
+            ));
+        }
+        if range.keep_size {
+            return Ok(());
+        }
+        let core = self.clone();
+        let resized = self
+            .data
+            .spawn(async move { core.set_size_now(&open.inode, end, true).await });
+        let result = resized.await;
+        let result = result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())));
+        result.map(|_| ())
+    }
+}
+
+fn end_of(offset: u64, len: usize) -> Result<u64> {
+    let end = offset.checked_add(len as u64);
+    end.filter(|end| *end <= FILE_BYTES_MAX).ok_or_else(|| {
+        Error::new(
+            ErrorCode::FileTooLarge,
+            format!("a write of {len} bytes at {offset}"),
+        )
+    })
+}
+
+fn note_unsynced(inode: &Inode, index: ChunkIndex, version: Version) {
+    let mut state = inode.state();
+    let known = state.unsynced.entry(index).or_insert(version);
+    *known = (*known).max(version);
+}
