@@ -87,6 +87,21 @@ fn freeing_an_orphan_takes_its_cuts_with_it() {
 }
 
 #[test]
+fn a_free_reaches_everywhere_while_somebody_may_have_written_unseen() {
+    let mut cluster = Cluster::new();
+    let file = cluster.create(ROOT, "f").unwrap();
+    cluster.set_size(file, 700).unwrap();
+    cluster.unlink(ROOT, "f").unwrap();
+    cluster
+        .command(NamespaceCommand::FreeOrphan { inode: file })
+        .unwrap();
+    let intents = read::intents(&cluster.tables, None, 9).unwrap();
+    assert_eq!(intents[0].extent, None);
+    let left = crate::session::read::interested_in(&cluster.tables, file).unwrap();
+    assert_eq!(left, [], "interest goes with the inode");
+}
+
+#[test]
 fn a_free_knows_the_extent_when_nobody_can_have_written_unseen() {
     let mut cluster = Cluster::new();
     let file = cluster.create(ROOT, "f").unwrap();

@@ -1,5 +1,7 @@
 use super::*;
 use crate::session::ledger::{WINDOW, remembered_answers};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 #[test]
 fn a_repeat_is_answered_and_not_executed() {
@@ -104,4 +106,38 @@ fn sessions_do_not_share_sequences() {
     assert!(create(&mut tables, two, (7, 1), "h").unwrap().created);
     assert_eq!(remembered_answers(&tables, one).unwrap(), 1);
     assert_eq!(remembered_answers(&tables, two).unwrap(), 2);
+}
+
+proptest! {
+    /// Copies of requests arrive in any order, with what was the lowest when each was sent.
+    #[test]
+    fn every_sequence_is_executed_at_most_once(
+        arrivals in prop::collection::vec((1u64..12, 0u64..6), 1..40),
+    ) {
+        let mut tables = formatted();
+        let (session, _) = open(&mut tables, 1);
+        let (mut floor, mut answers) = (1, BTreeMap::new());
+        for (sequence, below) in arrivals {
+            let lowest = sequence.saturating_sub(below).max(1);
+            // Every third name is the same, so that some are refused.
+            let text = (sequence % 3).to_string();
+            let before = tables.clone();
+            let outcome = create(&mut tables, session, (sequence, lowest), &text);
+            if sequence < floor {
+                prop_assert_eq!(outcome, Err(ErrorCode::SequenceForgotten));
+                prop_assert!(tables == before);
+            } else if let Some(answer) = answers.get(&sequence) {
+                prop_assert_eq!(&outcome, answer);
+                prop_assert!(tables == before);
+            } else {
+                let name = FileName::new(text.as_bytes()).unwrap();
+                let taken = namespace::read::entry_exists(&before, ROOT, &name).unwrap();
+                prop_assert_eq!(outcome.is_err(), taken);
+                answers.insert(sequence, outcome);
+                floor = floor.max(lowest);
+                answers.retain(|sequence, _| *sequence >= floor);
+            }
+            prop_assert_eq!(remembered_answers(&tables, session).unwrap(), answers.len());
+        }
+    }
 }
