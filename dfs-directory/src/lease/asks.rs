@@ -43,6 +43,11 @@ impl Asks {
         }
     }
 
+    /// Whether a question about this inode is on its way.
+    pub fn is_asking(&self, inode: InodeId) -> bool {
+        self.inodes.contains_key(&inode)
+    }
+
     /// The question has been answered, or needs none any more: those who have their answer, and
     /// whether the next question has to be sent.
     pub fn answered(&mut self, inode: InodeId) -> (Vec<Token>, bool) {
@@ -72,6 +77,7 @@ mod tests {
         assert!(!asks.want(f, Token(3)));
         assert_eq!(asks.answered(f), (vec![Token(1)], true));
         assert!(!asks.want(f, Token(4)));
+        assert!(asks.is_asking(f) && !asks.is_asking(InodeId(2)));
         assert_eq!(asks.answered(f), (vec![Token(2), Token(3)], true));
         assert_eq!(asks.answered(f), (vec![Token(4)], false));
         assert!(asks.want(f, Token(5)));

@@ -26,6 +26,9 @@ pub mod opens;
 pub mod table;
 mod wait_graph;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 /// A moment on the leader's CLOCK_BOOTTIME: time since an origin that is the same for the whole

@@ -2,6 +2,8 @@
 //!
 //! Requests on one inode are granted strictly in order (FIFO), so nobody starves: a request
 //! that would fit the present holders still waits behind one that came earlier and does not.
+//! The one exception is an operation of a session that holds a lease: it goes first, because the
+//! holder may not be able to give the lease back before its operation is done.
 //! An *operation* is a change of an inode's attributes by the directory itself on behalf of a
 //! session: while it is held no *other* session has a lease.
 //!
@@ -94,11 +96,11 @@ impl InodeLeases {
             return false;
         }
         // What this session is giving back right now may come with a push: first that.
-        if self
+        let returning = self
             .holders
             .get(&waiting.session)
-            .is_some_and(|h| h.recalling.is_some())
-        {
+            .is_some_and(|h| h.recalling.is_some());
+        if returning && waiting.wanted != Wanted::Operation {
             return false;
         }
         self.holders
@@ -169,11 +171,22 @@ impl LeaseTable {
             });
             return;
         }
-        at.queue.push_back(Waiting {
+        let waiting = Waiting {
             token,
             session,
             wanted,
-        });
+        };
+        // A holder may use its lease until its operation is done, so the operation must not
+        // stand behind a request that waits for the lease.
+        let first = wanted == Wanted::Operation && at.holders.contains_key(&session);
+        let place = if first {
+            let not_first =
+                |w: &Waiting| !at.holders.contains_key(&w.session) || w.wanted != wanted;
+            at.queue.iter().position(not_first)
+        } else {
+            None
+        };
+        at.queue.insert(place.unwrap_or(at.queue.len()), waiting);
         self.tokens.insert(token, (session, inode));
         self.advance(now, inode, effects);
     }
@@ -316,13 +329,17 @@ impl LeaseTable {
     /// The session has ended: all of it goes. Running operations stay until `finish`, since
     /// their command may be in the log.
     pub fn end_session(&mut self, now: Moment, session: SessionId, effects: &mut Vec<Effect>) {
-        let waiting: Vec<(Token, InodeId)> = self
+        let mut touched: BTreeSet<InodeId> = self.inodes_held(session).into_iter().collect();
+        for inode in &touched {
+            self.unhold(session, *inode);
+        }
+        let tokens: Vec<(Token, InodeId)> = self
             .tokens
             .iter()
             .filter(|(_, (s, _))| *s == session)
             .map(|(t, (_, i))| (*t, *i))
             .collect();
-        for (token, inode) in waiting {
+        for (token, inode) in tokens {
             let Some(at) = self.inodes.get_mut(&inode) else {
                 continue;
             };
@@ -332,10 +349,9 @@ impl LeaseTable {
             at.queue.retain(|w| w.token != token);
             self.tokens.remove(&token);
             effects.push(Effect::Dropped { token });
-            self.advance(now, inode, effects);
+            touched.insert(inode);
         }
-        for inode in self.inodes_held(session) {
-            self.unhold(session, inode);
+        for inode in touched {
             self.advance(now, inode, effects);
         }
     }
@@ -370,6 +386,13 @@ impl LeaseTable {
             .iter()
             .find(|(_, h)| h.kind == LeaseKind::Exclusive)?;
         Some((*session, holder.grant))
+    }
+
+    /// Whether an operation runs on the inode.
+    pub fn is_operated(&self, inode: InodeId) -> bool {
+        self.inodes
+            .get(&inode)
+            .is_some_and(|at| !at.operations.is_empty())
     }
 
     /// Whether the session holds this very grant, and as what.

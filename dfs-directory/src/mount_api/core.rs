@@ -111,7 +111,7 @@ pub(super) struct Core {
     pub(super) freeing: BTreeSet<InodeId>,
     /// Rises whenever an exclusive holder's size and times come into the log.
     pub(super) pushes: u64,
-    /// Inodes with a question on its way whose answer was overtaken by something newer.
+    /// Inodes whose size was set since a question about it was sent: the answer may be older.
     pub(super) overtaken: BTreeSet<InodeId>,
 }
 

@@ -23,6 +23,7 @@ pub(super) struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.api.end_wait(self.token);
+        self.api.changed();
     }
 }
 

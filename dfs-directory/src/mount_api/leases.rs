@@ -152,12 +152,11 @@ impl MountApi {
             push,
         } = request;
         {
-            let mut core = self.alive(stamp.session)?;
+            let core = self.alive(stamp.session)?;
             if core.leases.holds(stamp.session, inode, grant) != Some(LeaseKind::Exclusive) {
                 let what = format!("{grant} is not the exclusive lease of {inode} any more");
                 return Err(Error::new(ErrorCode::StaleGrant, what));
             }
-            core.overtaken.insert(inode);
         }
         // Nothing is awaited in between: what is logged is logged under this grant.
         let changed = self

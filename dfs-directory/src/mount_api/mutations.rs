@@ -49,7 +49,10 @@ impl MountApi {
             Mutation::Create { .. } => return self.create(request, delivery).await,
             Mutation::SetSize { inode, .. } => {
                 // An answer to a question that is on its way may be older than this.
-                self.core().overtaken.insert(*inode);
+                let mut core = self.core();
+                if core.asks.is_asking(*inode) {
+                    core.overtaken.insert(*inode);
+                }
             }
             _ => {}
         }

@@ -3,7 +3,7 @@
 use super::{MountApi, next_change, now};
 use crate::lease::Moment;
 use crate::namespace::NamespaceCommand;
-use dfs_proto::attr::SizeTimes;
+use dfs_proto::attr::{FileAttr, SizeTimes};
 use dfs_proto::error::{ErrorCode, Result};
 use dfs_proto::ids::{GrantId, InodeId, SessionId};
 use dfs_proto::msg::callback::{AskAttr, Recall, RecallAnswer};
@@ -117,6 +117,14 @@ impl MountApi {
         grant: GrantId,
         push: SizeTimes,
     ) -> Result<()> {
+        match self.recorded_attr(inode).await {
+            // Holders mostly push before they answer: then there is nothing to log.
+            Ok(attr) if adds_nothing(&push, &attr) => return Ok(()),
+            Ok(_) => {}
+            // The inode is gone: nobody can ask for its size any more.
+            Err(e) if e.code == ErrorCode::Stale => return Ok(()),
+            Err(e) => return Err(e),
+        }
         if !self.is_exclusive(session, inode, grant) {
             return Ok(());
         }
@@ -130,7 +138,6 @@ impl MountApi {
                 self.core().pushes += 1;
                 Ok(())
             }
-            // The inode is gone: nobody can ask for its size any more.
             Err(e) if e.code == ErrorCode::Stale => Ok(()),
             Err(e) => Err(e),
         }
@@ -189,7 +196,10 @@ impl MountApi {
                     return;
                 };
                 core.overtaken.remove(&inode);
-                (session, grant, core.connection(session))
+                // While a size is being set there is no size to tell.
+                let quiet = !core.leases.is_operated(inode);
+                let connection = core.connection(session).filter(|_| quiet);
+                (session, grant, connection)
             };
             if let Some(connection) = connection {
                 let request = AskAttr { inode, grant };
@@ -251,6 +261,11 @@ impl MountApi {
             }
         }
     }
+}
+
+/// Whether a push says no more than the log knows (sizes only grow by pushes).
+fn adds_nothing(push: &SizeTimes, recorded: &FileAttr) -> bool {
+    push.size <= recorded.size && !push.wrote && push.modified.is_none() && push.accessed.is_none()
 }
 
 /// What a holder's answer is worth.
