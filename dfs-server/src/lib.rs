@@ -1,4 +1,7 @@
 //! dfs-server
 
 pub mod chunk;
+pub mod config;
+pub mod node;
 pub mod replica;
+pub mod service;

@@ -160,10 +160,6 @@ impl Live {
         &self.file
     }
 
-    pub(super) fn into_file(self) -> ChunkFile {
-        self.file
-    }
-
     pub(super) fn file_mut(&mut self) -> &mut ChunkFile {
         &mut self.file
     }

@@ -211,7 +211,9 @@ impl ReplicaCore {
                 g.marks.equalised(epoch);
                 // Every in-sync member has adopted this epoch, so nothing that an older cut
                 // removed can still be on its way.
-                self.disk(DiskOp::DropFloors { group, epoch }, DiskFor::Nobody, None);
+                if !h.floors(group, None, 1).0.is_empty() {
+                    self.disk(DiskOp::DropFloors { group, epoch }, DiskFor::Nobody, None);
+                }
             }
             Role::Joining | Role::Stranger => g.marks.known = false,
         }

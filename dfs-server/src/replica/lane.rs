@@ -66,6 +66,8 @@ pub(super) enum Local {
     Done,
     /// The own copy is damaged; it is replaced by that of a member that has the write.
     Rotten,
+    /// The own disk is full; the answer, if it is so everywhere.
+    Full,
     /// The own disk failed: only a new epoch resolves it.
     Failed,
 }
@@ -82,6 +84,8 @@ pub(super) enum WaitState {
     /// Its copy does not fit: it gets the primary's as soon as that is written.
     Repair,
     Repairing,
+    /// Its disk is full: nothing was applied there.
+    Full,
     /// It failed; tried again from then on, until an epoch without it.
     Failed {
         retry_at: Duration,

@@ -275,6 +275,7 @@ impl ReplicaCore {
                 log::error!("{key}: the copy here is damaged ({error}); replacing it by another");
                 started.local = Local::Rotten;
             }
+            Err(error) if error.code == ErrorCode::NoSpace => started.local = Local::Full,
             Err(error) => {
                 log::error!("{key}: the disk refused a write ({error}); leaving the group");
                 started.local = Local::Failed;
@@ -318,6 +319,7 @@ impl ReplicaCore {
                 self.join_missed(group, run, key, &error);
             }
             Err(error) if does_not_fit(&error) => wait.state = WaitState::Repair,
+            Err(error) if error.code == ErrorCode::NoSpace => wait.state = WaitState::Full,
             Err(error) => {
                 wait.state = WaitState::Failed { retry_at };
                 let newer =
@@ -350,7 +352,22 @@ impl ReplicaCore {
         };
         let (group, epoch) = (started.forward.group, started.forward.epoch);
         let mut repairs = Vec::new();
+        let mut full = Vec::new();
+        let retry_at = self.now + RETRY_AFTER;
         match started.local {
+            Local::Full => {
+                let answered = |wait: &Wait| wait.state != WaitState::Forwarded;
+                if started.applied.is_empty()
+                    && started.waiting.values().all(|w| w.state == WaitState::Full)
+                {
+                    return self.end_write(op, Err(Error::bare(ErrorCode::NoSpace)), h);
+                }
+                if started.waiting.values().all(answered) {
+                    // Others have it: this server cannot follow.
+                    started.local = Local::Failed;
+                    self.suspect_self(group, "its disk is full".into());
+                }
+            }
             Local::Rotten => {
                 if let Some(source) = started.applied.first() {
                     let version = started.forward.version;
@@ -373,12 +390,18 @@ impl ReplicaCore {
                     if wait.state == WaitState::Repair {
                         wait.state = WaitState::Repairing;
                         repairs.push(wait.run);
+                    } else if wait.state == WaitState::Full {
+                        wait.state = WaitState::Failed { retry_at };
+                        full.push(wait.run);
                     }
                 }
             }
             Local::Writing | Local::Failed => {}
         }
         self.put_back(key, Op::Write(op));
+        for run in full {
+            self.suspect(group, run, "its disk is full".into());
+        }
         for run in repairs {
             self.push(key, group, epoch, run, h);
         }

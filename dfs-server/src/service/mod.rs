@@ -1,0 +1,24 @@
+//! The shell around the replica core: the network, the disk, the clock.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `driver` | feeds events to the core and carries its actions out |
+//! | `facing` | requests of mounts, servers and the directory, decoded and answered |
+//! | `disk` | the core's disk operations on the chunk store |
+//! | `peers` | connections to other file servers |
+//! | `directory_link` | registration, heartbeats, reports |
+//! | `verify` | reads and checks everything that is held, for `dfsctl verify` |
+//!
+//! It decides nothing about replication.
+
+mod directory_link;
+mod disk;
+mod driver;
+mod facing;
+mod peers;
+mod verify;
+
+pub use directory_link::{DirectoryLink, Notice};
+pub use driver::Driver;
+pub use facing::Facing;
+pub use peers::Peers;
