@@ -53,6 +53,8 @@ impl RaftHandle {
     /// Logs a change and returns its outcome: the change is then on the disks of a majority and
     /// applied here. Changes of one caller that awaits each are applied in its order.
     ///
+    /// Dropping the future does not take the change back: it may still be applied.
+    ///
     /// `NotLeader` (with the leader's member id) and `Overloaded` mean that nothing was logged;
     /// after `Disconnected` and `StorageFailed` the outcome is unknown.
     pub async fn commit(&self, change: Change) -> Result<Outcome> {
@@ -143,6 +145,18 @@ impl RaftHandle {
             Inner::Live(live) => live.core.shutdown().await,
             #[cfg(any(test, feature = "testing"))]
             Inner::InMemory(memory) => memory.shutdown(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl RaftHandle {
+    /// Makes the member prove its lead for every read, as if there were other voters; tells
+    /// whether it did not before.
+    pub(super) fn always_prove(&self) -> bool {
+        match &self.0 {
+            Inner::Live(live) => live.confirmations.always_prove(),
+            Inner::InMemory(_) => false,
         }
     }
 }

@@ -4,6 +4,9 @@
 //! own for the flush would cost more than it hides. The newest entries are also kept in memory,
 //! since each is read once to be applied, moments after it was written.
 
+// The error type is openraft's, and its traits demand it as it is.
+#![allow(clippy::result_large_err)]
+
 use super::types::{
     Entry, LogId, StorageError, TypeConfig, decode_payload, encode_payload, log_id, position,
 };

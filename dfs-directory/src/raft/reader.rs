@@ -13,7 +13,7 @@ use super::batcher::not_leader;
 use super::status::RaftStatus;
 use super::types::Raft;
 use dfs_proto::error::{Error, ErrorCode, Result};
-use openraft::error::{CheckIsLeaderError, RaftError};
+use openraft::error::{CheckIsLeaderError, Fatal, RaftError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -74,6 +74,14 @@ impl Confirmations {
     }
 }
 
+#[cfg(test)]
+impl Confirmations {
+    /// From now on every read needs a proof; tells whether that is new.
+    pub(super) fn always_prove(&self) -> bool {
+        self.alone.swap(false, Ordering::SeqCst)
+    }
+}
+
 impl Confirmer {
     pub(super) async fn run(mut self, raft: Raft) {
         let mut waiting = Vec::new();
@@ -101,6 +109,7 @@ async fn prove(raft: &Raft) -> Result<()> {
             ErrorCode::NotLeader,
             "a majority of the directory members does not answer",
         )),
+        Err(RaftError::Fatal(Fatal::Stopped)) => Err(Error::bare(ErrorCode::ShuttingDown)),
         Err(RaftError::Fatal(e)) => Err(Error::new(ErrorCode::StorageFailed, e.to_string())),
     }
 }

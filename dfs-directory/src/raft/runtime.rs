@@ -13,6 +13,7 @@ use crate::storage::identity::Stage;
 use crate::storage::log::{Log, Vote};
 use crate::storage::{DataDir, Store};
 use dfs_proto::ids::MemberId;
+use openraft::error::Fatal;
 use openraft::{BasicNode, ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -131,7 +132,8 @@ impl Member {
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         machine.set_running();
-        if pristine && data.identity().stage == Stage::Founding {
+        let founds = pristine && data.identity().stage == Stage::Founding;
+        if founds {
             let members = BTreeMap::from([(id.0, BasicNode::new(address))]);
             raft.initialize(members)
                 .await
@@ -150,8 +152,9 @@ impl Member {
                 .eq([id.0])
         };
         alone.store(only_voter, Ordering::SeqCst);
-        if only_voter {
-            // Nobody else can lead: there is nothing to wait for.
+        if only_voter && !founds {
+            // Nobody else can lead: there is nothing to wait for. (A founder is elected as it
+            // founds.)
             let elected = raft.trigger().elect().await;
             elected.map_err(|e| StartError::Raft(e.to_string()))?;
         }
@@ -314,16 +317,15 @@ async fn follow(raft: Raft, status: watch::Sender<RaftStatus>) {
         let next = {
             let metrics = metrics.borrow_and_update();
             let member = MemberId(metrics.id);
-            let failed = metrics
-                .running_state
-                .as_ref()
-                .err()
+            let ended = metrics.running_state.as_ref().err();
+            let failed = ended
+                .filter(|e| !matches!(e, Fatal::Stopped))
                 .map(ToString::to_string);
             // Its first entry of this term is applied, and so is everything before it.
             let caught_up = metrics.last_applied.is_some_and(|last| {
                 last.leader_id.term == metrics.current_term && last.leader_id.node_id == metrics.id
             });
-            let leading = failed.is_none()
+            let leading = ended.is_none()
                 && metrics.state == ServerState::Leader
                 && metrics.current_leader == Some(metrics.id)
                 && caught_up;

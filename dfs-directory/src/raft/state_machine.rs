@@ -11,9 +11,10 @@ use super::snapshot_data::SnapshotData;
 use super::types::{
     Batch, Entry, LogId, Outcomes, SnapshotMeta, StorageError, StoredMembership, TypeConfig,
 };
-use crate::state::{self, tables::TableError};
+use crate::state::tables::TableError;
+use crate::state::{self, Command, Outcome};
 use crate::storage::snapshot::{self, SnapshotError};
-use crate::storage::tables::Writer;
+use crate::storage::tables::{WriteView, Writer};
 use crate::storage::{Store, durable};
 use dfs_proto::codec;
 use openraft::storage::RaftStateMachine;
@@ -22,6 +23,7 @@ use openraft::{
 };
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -94,6 +96,16 @@ fn load_applied(store: &Store) -> Result<Applied, TableError> {
 fn note_applied(writer: &mut Writer, applied: &Applied) -> Result<(), TableError> {
     let bytes = codec::encode(applied).map_err(|e| TableError(e.to_string()))?;
     writer.set_about(APPLIED, &bytes)
+}
+
+/// Applies one command. A panic in it is a defect that the next attempt would meet again: it
+/// ends the member as a failure of the tables does, and not only the task that applies.
+fn apply_one(tables: &mut WriteView<'_>, command: &Command) -> Result<Outcome, TableError> {
+    catch_unwind(AssertUnwindSafe(|| state::apply(tables, command))).unwrap_or_else(|_| {
+        Err(TableError(
+            "a command can't be applied: a defect".to_owned(),
+        ))
+    })
 }
 
 impl StateMachine {
@@ -289,8 +301,8 @@ impl StateMachine {
                         outcomes.reserve(proposals.len());
                         for proposal in proposals.iter() {
                             bytes += proposal.bytes() as u64;
-                            let outcome = state::apply(&mut tables, &proposal.command)
-                                .map_err(|e| (last, e))?;
+                            let outcome =
+                                apply_one(&mut tables, &proposal.command).map_err(|e| (last, e))?;
                             outcomes.push(outcome);
                         }
                     }

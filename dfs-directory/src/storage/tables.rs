@@ -265,3 +265,137 @@ impl WriteView<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::state::memory::MemoryTables;
+    use proptest::prelude::*;
+    use std::ops::ControlFlow;
+
+    const TABLES: [Table; 3] = [Table::Meta, Table::Inodes, Table::Groups];
+
+    fn all(tables: &dyn Read, table: Table, from: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut found = Vec::new();
+        tables
+            .scan(table, from, &mut |key, value| {
+                found.push((key.to_vec(), value.to_vec()));
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        found
+    }
+
+    fn put(store: &Store, key: &[u8]) {
+        let mut writer = store.write().unwrap();
+        writer
+            .tables()
+            .unwrap()
+            .put(Table::Inodes, key, b"value")
+            .unwrap();
+        writer.set_about("last", key).unwrap();
+        writer.commit().unwrap();
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+        #[test]
+        fn they_behave_as_tables_in_memory_do(
+            steps in proptest::collection::vec(
+                (0..3usize, proptest::collection::vec(0..4u8, 0..3), any::<Option<u8>>()), 1..60),
+            from in proptest::collection::vec(0..4u8, 0..3),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(&dir.path().join("tables.redb")).unwrap();
+            let mut model = MemoryTables::default();
+            let mut writer = store.write().unwrap();
+            {
+                let mut view = writer.tables().unwrap();
+                let both: [&mut dyn Write; 2] = [&mut view, &mut model];
+                for tables in both {
+                    for (table, key, value) in &steps {
+                        match value {
+                            Some(value) => tables.put(TABLES[*table], key, &[*value]).unwrap(),
+                            None => tables.delete(TABLES[*table], key).unwrap(),
+                        }
+                    }
+                }
+                for table in TABLES {
+                    prop_assert_eq!(all(&view, table, &from), all(&model, table, &from));
+                }
+            }
+            writer.commit().unwrap();
+            let view = store.read().unwrap();
+            for table in TABLES {
+                prop_assert_eq!(all(&view, table, &from), all(&model, table, &from));
+            }
+            for (table, key, _) in &steps {
+                let table = TABLES[*table];
+                prop_assert_eq!(view.get(table, key).unwrap(), model.get(table, key).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_view_shows_one_moment_and_an_abandoned_change_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("tables.redb")).unwrap();
+        put(&store, b"1");
+        let view = store.read().unwrap();
+        put(&store, b"2");
+        assert_eq!(all(&view, Table::Inodes, &[]).len(), 1);
+        assert_eq!(view.about("last").unwrap().unwrap(), b"1");
+        let mut writer = store.write().unwrap();
+        writer
+            .tables()
+            .unwrap()
+            .put(Table::Inodes, b"3", b"value")
+            .unwrap();
+        drop(writer);
+        assert_eq!(all(&store.read().unwrap(), Table::Inodes, &[]).len(), 2);
+    }
+
+    #[test]
+    fn after_a_crash_the_tables_stand_at_a_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tables.redb");
+        let store = Store::open(&path).unwrap();
+        put(&store, b"1");
+        store.checkpoint().unwrap();
+        for n in 0..200u8 {
+            put(&store, &[b'2', n]);
+        }
+        let crashed = dir.path().join("crashed.redb");
+        std::fs::copy(&path, &crashed).unwrap();
+        let after = Store::open(&crashed).unwrap();
+        let view = after.read().unwrap();
+        assert_eq!(
+            all(&view, Table::Inodes, &[]),
+            [(b"1".to_vec(), b"value".to_vec())]
+        );
+        assert_eq!(view.about("last").unwrap().unwrap(), b"1");
+    }
+
+    #[test]
+    fn a_cleared_store_is_empty_and_usable() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("tables.redb")).unwrap();
+        put(&store, b"1");
+        let mut writer = store.write().unwrap();
+        writer.clear().unwrap();
+        writer
+            .tables()
+            .unwrap()
+            .put(Table::Inodes, b"2", b"value")
+            .unwrap();
+        writer.commit_durably().unwrap();
+        let view = store.read().unwrap();
+        assert_eq!(
+            all(&view, Table::Inodes, &[]),
+            [(b"2".to_vec(), b"value".to_vec())]
+        );
+        assert_eq!(view.about("last").unwrap(), None);
+    }
+}

@@ -117,6 +117,7 @@ async fn a_member_leads_within_a_second_under_a_new_life_each_time() {
         lives.push(status.life);
         raft.shutdown().await;
     }
+    assert!(quickest < Duration::from_secs(1), "{quickest:?}");
 }
 
 #[tokio::test]
@@ -237,8 +238,17 @@ async fn callers_beyond_the_queues_bound_are_told_so_and_nobody_hangs() {
 
 #[tokio::test]
 async fn a_reader_never_misses_what_another_caller_was_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let raft = fresh(dir.path()).await;
+    for prove in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let raft = fresh(dir.path()).await;
+        if prove {
+            assert!(raft.always_prove(), "the only voter reads without a proof");
+        }
+        read_while_others_commit(raft).await;
+    }
+}
+
+async fn read_while_others_commit(raft: RaftHandle) {
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let reader = {
@@ -369,4 +379,41 @@ async fn the_in_memory_member_behaves_the_same() {
     assert_ne!(raft.leading().await.unwrap().life, first);
     raft.shutdown().await;
     assert!(raft.commit(open_session(3)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_failed_disk_stops_the_member_and_loses_nothing_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut small = options(format(dir.path()));
+    small.segment_bytes = 4096;
+    let raft = start(small).await.unwrap();
+    raft.leading().await.unwrap();
+    raft.commit(open_session(1)).await.unwrap();
+    // The next segment file can't be made.
+    let (log, away) = (dir.path().join("raft"), dir.path().join("away"));
+    std::fs::rename(&log, &away).unwrap();
+    let mut acknowledged = 1;
+    let error = loop {
+        match raft.commit(open_session(acknowledged + 1)).await {
+            Ok(_) => acknowledged += 1,
+            Err(e) => break e,
+        }
+        assert!(acknowledged < 1000, "it never fails");
+    };
+    assert_eq!(error.code, ErrorCode::StorageFailed, "{error}");
+    assert!(raft.failed().await.contains("log"));
+    assert!(!raft.status().leading);
+    let error = raft.commit(open_session(5000)).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::StorageFailed, "{error}");
+    raft.shutdown().await;
+
+    std::fs::rename(&away, &log).unwrap();
+    let again = reopen(dir.path()).await;
+    let kept = sessions(&again).await as u64;
+    // The one that was refused may or may not be there.
+    assert!(
+        kept == acknowledged || kept == acknowledged + 1,
+        "{kept} of {acknowledged}"
+    );
+    again.shutdown().await;
 }

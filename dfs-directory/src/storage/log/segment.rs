@@ -139,7 +139,7 @@ impl Segment {
             at += frame.span;
             found.push(Found { offset, frame });
         }
-        if let Some(later) = frame_behind(&bytes, at, salt) {
+        if let Some(later) = frame_behind(&bytes, at, salt, next) {
             return Err(LogError::Damaged(
                 path,
                 format!(
@@ -267,10 +267,27 @@ fn read_header(bytes: &[u8], number: u64) -> Option<(u64, u64)> {
     (found == header(number, salt, first_index)).then_some((salt, first_index))
 }
 
-/// Offset of a good frame of this segment behind `from`, if there is one.
-fn frame_behind(bytes: &[u8], from: usize, salt: u64) -> Option<usize> {
-    (from + 8..bytes.len()).step_by(8).find(|&at| {
-        let rest = &bytes[at..];
-        rest.len() >= frame::HEADER && frame::decode(salt, rest).is_some()
-    })
+/// Offset of a good frame of this segment behind `from`, where entry `next` should be.
+fn frame_behind(bytes: &[u8], from: usize, salt: u64, next: u64) -> Option<usize> {
+    let zeros = [0; 4096];
+    let mut at = from + 8;
+    while let Some(rest) = bytes.get(at..)
+        && rest.len() >= frame::HEADER
+    {
+        // No frame starts with zeros, and most of a segment is.
+        if rest.starts_with(&zeros) {
+            at += zeros.len();
+            continue;
+        }
+        // The checksum is only worked out where the index could be: the bytes here may be
+        // anything, made to look like long frames at every step.
+        let last = next.saturating_add((at - from) as u64);
+        if frame::claimed_index(rest).is_some_and(|index| index > next && index <= last)
+            && frame::decode(salt, rest).is_some()
+        {
+            return Some(at);
+        }
+        at += 8;
+    }
+    None
 }
