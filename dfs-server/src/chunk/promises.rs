@@ -51,10 +51,13 @@ impl Promises {
         inode: InodeId,
         generation: Generation,
     ) -> Option<Change> {
-        if self.floor(group, inode) >= Some(generation) {
+        let epoch = self.epochs.get(&group).map_or(Epoch(0), |c| c.epoch);
+        // A cut that is made again in a later epoch counts as made in that one: else one
+        // replica would forget its floor while another, which made it later, keeps it.
+        let kept = self.floors.get(&(group, inode));
+        if kept.is_some_and(|kept| (kept.generation, kept.epoch) >= (generation, epoch)) {
             return None;
         }
-        let epoch = self.epochs.get(&group).map_or(Epoch(0), |c| c.epoch);
         let floor = Floor { generation, epoch };
         self.floors.insert((group, inode), floor);
         Some(Change::PutFloor(group, inode, floor))

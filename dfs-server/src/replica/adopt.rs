@@ -207,17 +207,32 @@ impl ReplicaCore {
         g.stage = Stage::Effective;
         let epoch = g.epoch();
         match g.role {
-            Role::Primary | Role::Backup => {
-                g.marks.equalised(epoch);
-                // Every in-sync member has adopted this epoch, so nothing that an older cut
-                // removed can still be on its way.
-                if !h.floors(group, None, 1).0.is_empty() {
-                    self.disk(DiskOp::DropFloors { group, epoch }, DiskFor::Nobody, None);
-                }
-            }
+            Role::Primary | Role::Backup => g.marks.equalised(epoch),
             Role::Joining | Role::Stranger => g.marks.known = false,
         }
-        self.begin_joins(group, h);
+        // Every in-sync member has adopted this epoch, so nothing that an older cut removed can
+        // still be on its way. A joining member's old floors would refuse the primary's copies.
+        if h.floors(group, None, 1).0.is_empty() {
+            return self.begin_joins(group, h);
+        }
+        let what = DiskFor::OldFloors { group, epoch };
+        self.disk(DiskOp::DropFloors { group, epoch }, what, None);
+    }
+
+    /// Joins begin when the primary has no floors but those that its members keep as well.
+    pub(super) fn old_floors_dropped(
+        &mut self,
+        group: GroupId,
+        epoch: Epoch,
+        result: Result<DiskDone, Error>,
+        h: &dyn Holdings,
+    ) {
+        if let Err(error) = result {
+            log::error!("{group}: old floors could not be dropped: {error}");
+        }
+        if self.groups.get(&group).is_some_and(|g| g.epoch() == epoch) {
+            self.begin_joins(group, h);
+        }
     }
 
     pub(super) fn fence(&mut self, caller: Caller, request: FenceSessions, _h: &dyn Holdings) {

@@ -102,7 +102,10 @@ enum DiskFor {
         group: GroupId,
         epoch: Epoch,
     },
-    Nobody,
+    OldFloors {
+        group: GroupId,
+        epoch: Epoch,
+    },
 }
 
 #[derive(Debug)]
@@ -334,7 +337,9 @@ impl ReplicaCore {
             DiskFor::Transfer { id, key } => self.transfer_disk_ended(id, key, result, h),
             DiskFor::Torn { key } => self.torn_adopted(key, result, h),
             DiskFor::OwnFloors { group, epoch } => self.own_floors_kept(group, epoch, result),
-            DiskFor::Nobody => {}
+            DiskFor::OldFloors { group, epoch } => {
+                self.old_floors_dropped(group, epoch, result, h);
+            }
         }
         if busy.is_some() {
             self.put_drained_adoptions();

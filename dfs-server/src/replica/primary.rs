@@ -433,7 +433,10 @@ impl ReplicaCore {
                     if let Some(wait) = started.waiting.get_mut(&peer.server) {
                         wait.state = WaitState::Failed { retry_at };
                     }
-                    self.suspect(group, peer, format!("repairing a chunk: {error}"));
+                    // One that has made a cut which is still before this server is well.
+                    if error.code != ErrorCode::StaleGeneration {
+                        self.suspect(group, peer, format!("repairing a chunk: {error}"));
+                    }
                 }
             }
         }

@@ -1,0 +1,12 @@
+//! Tests of the core: single decisions with their exact actions, and three cores together.
+
+#![allow(clippy::unwrap_used)]
+
+mod changes;
+mod joining;
+mod memory;
+#[cfg(feature = "planted-bugs")]
+mod planted;
+mod seeds;
+mod world;
+mod writes;
