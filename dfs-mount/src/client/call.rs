@@ -8,7 +8,7 @@ use dfs_proto::error::{Applied, Error, ErrorCode, Result, Retry};
 use dfs_proto::ids::{MapVersion, SessionId};
 use dfs_proto::msg::Request;
 use dfs_proto::msg::namespace::{Mutate, Mutated, Mutation};
-use dfs_proto::msg::session::{GetMap, Stamp};
+use dfs_proto::msg::session::{GetMap, PushAttr, ReleaseLease, Stamp};
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::REQUEST_DEADLINE;
 use std::sync::Arc;
@@ -40,6 +40,10 @@ async fn send<R: Request>(up: &Up, request: &R, wait: Wait) -> Result<R::Respons
     sent.map(|(response, _)| response)
 }
 
+fn names_grant(method: u16) -> bool {
+    method == PushAttr::METHOD || method == ReleaseLease::METHOD
+}
+
 impl Core {
     /// A request that may be repeated at will. Also returns the link that answered.
     pub(super) async fn ask<R: Request>(
@@ -52,7 +56,7 @@ impl Core {
             let up = self.up().await?;
             match send(&up, &request(up.session.id), wait).await {
                 Ok(response) => return Ok((response, up)),
-                Err(error) => self.after_failure(&up, error, &mut patience).await?,
+                Err(error) => self.after_failure::<R>(&up, error, &mut patience).await?,
             }
         }
     }
@@ -95,14 +99,19 @@ impl Core {
                 Ok(response) => return Ok(Some((response, up))),
                 Err(error) => {
                     in_doubt |= error.applied() == Applied::Unknown;
-                    self.after_failure(&up, error, &mut patience).await?;
+                    self.after_failure::<R>(&up, error, &mut patience).await?;
                 }
             }
         }
     }
 
     /// Returns what is final; else prepares the next try.
-    async fn after_failure(&self, up: &Up, error: Error, patience: &mut Patience) -> Result<()> {
+    async fn after_failure<R: Request>(
+        &self,
+        up: &Up,
+        error: Error,
+        patience: &mut Patience,
+    ) -> Result<()> {
         match error.code {
             ErrorCode::SessionEnded => {
                 up.session.end();
@@ -111,8 +120,9 @@ impl Core {
             ErrorCode::NotLeader | ErrorCode::StorageFailed => {
                 up.connection.close("not the directory's leader any more");
             }
-            // The caller knows what the present grant is.
-            ErrorCode::StaleGrant => return Err(error),
+            // The caller named the grant, and knows whether there is another one now. In other
+            // answers a grant lapsed on its way: a repeat brings a new one.
+            ErrorCode::StaleGrant if names_grant(R::METHOD) => return Err(error),
             _ if error.retry() == Retry::Never => return Err(error),
             _ => {}
         }

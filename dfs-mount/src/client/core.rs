@@ -7,6 +7,7 @@ use super::link::LinkState;
 use super::locks::Locks;
 use super::map_cache::MapCache;
 use super::servers::Servers;
+use super::session::Session;
 use super::types::ClientOptions;
 use dfs_proto::ids::InodeId;
 use dfs_proto::ids::{Incarnation, NodeId};
@@ -29,6 +30,8 @@ pub(super) struct Core {
     /// Runs the file servers' connections.
     pub(super) data: Runtime,
     pub(super) link: watch::Sender<LinkState>,
+    /// The present session; data go on under it while the link is being renewed.
+    pub(super) session: watch::Sender<Option<Arc<Session>>>,
     /// Until when (boot time) the right to cache lasts.
     pub(super) right: watch::Sender<u64>,
     /// How often the right has lapsed, or the directory's leader changed: an answer to an older

@@ -205,7 +205,9 @@ async fn begin_session(
             opened.session
         );
     }
-    Ok(Arc::new(Session::new(opened.session, dialer.sessions)))
+    let session = Arc::new(Session::new(opened.session, dialer.sessions));
+    core.session.send_replace(Some(session.clone()));
+    Ok(session)
 }
 
 fn host_name() -> String {
@@ -281,6 +283,26 @@ impl Core {
                 _ => {}
             }
             wait_change(&mut watching).await?;
+        }
+    }
+
+    /// The present session, whether or not the link is up.
+    pub(super) async fn session(&self) -> Result<Arc<Session>> {
+        if let Some(session) = &*self.session.borrow() {
+            return Ok(session.clone());
+        }
+        Ok(self.up().await?.session.clone())
+    }
+
+    /// Waits until another session has taken the place of one that has ended.
+    pub(super) async fn session_after(&self, ended: &Session) -> Result<()> {
+        let mut sessions = self.session.subscribe();
+        let mut stopping = self.stopping.subscribe();
+        tokio::select! {
+            _ = sessions.wait_for(|s| s.as_ref().is_some_and(|s| s.life > ended.life)) => Ok(()),
+            _ = stopping.wait_for(|stop| *stop) => {
+                Err(Error::new(ErrorCode::ShuttingDown, "the mount has ended"))
+            }
         }
     }
 

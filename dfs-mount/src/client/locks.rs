@@ -242,7 +242,7 @@ impl Core {
             open.inode.check(open.opened_at)?;
             let stamped = self.up().await?.session.begin().await?;
             let wait = stamped.sequence;
-            let (end, ended) = oneshot::channel();
+            let (end, mut ended) = oneshot::channel();
             if request.wait {
                 let waiter = Waiter { key, request, end };
                 // Before it is sent: the grant may be here before the answer.
@@ -282,9 +282,9 @@ impl Core {
                 }
             }
             let end = tokio::select! {
-                end = ended => end.unwrap_or(WaitEnd::Moved),
+                end = &mut ended => end.unwrap_or(WaitEnd::Moved),
                 () = cancel.cancelled() => {
-                    return self.cancel_lock(session, key, wait, &request).await;
+                    return self.cancel_lock(session, key, wait, &request, ended).await;
                 }
             };
             if end == WaitEnd::Granted {
@@ -303,6 +303,7 @@ impl Core {
         key: OwnerKey,
         wait: Sequence,
         request: &LockRequest,
+        mut ended: oneshot::Receiver<WaitEnd>,
     ) -> Result<()> {
         let interrupted = Err(ErrorCode::Interrupted.into());
         let cancelled = self
@@ -312,14 +313,14 @@ impl Core {
                 wait,
             })
             .await;
-        // Granted by now: the callback has noted it.
-        let granted = !lock(&self.locks.inner)
-            .waiters
-            .contains_key(&(key.inode, wait));
         self.forget_wait(key.inode, wait);
+        if ended.try_recv() == Ok(WaitEnd::Granted) {
+            // The grant came first, and is noted: the directory has nothing to cancel any more.
+            return Ok(());
+        }
         match cancelled {
             Ok((CancelAnswer::TooLate, up)) => {
-                if granted || self.locks.note(up.leader_life, key, request) {
+                if self.locks.note(up.leader_life, key, request) {
                     return Ok(());
                 }
                 interrupted

@@ -49,6 +49,9 @@ mod types;
 pub mod window;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 pub use dfs_proto::attr::{FileAttr, FileKind, SetAttr, SetTime, StatFs, Timestamp};
 pub use dfs_proto::msg::namespace::{Creator, DirPage, DirPageEntry, RenameFlags};
 pub use kernel::{BoxFuture, KernelCache, NoKernel};

@@ -47,8 +47,18 @@ impl Core {
                 continue;
             };
             let len = end.min(size).saturating_sub(offset.min(size)) as usize;
-            let session = self.up().await?.session.clone();
-            let bytes = self.read_range(inode, session, layout, offset, len).await?;
+            let session = self.session().await?;
+            let read = self.read_range(inode, session.clone(), layout, offset, len);
+            let bytes = match read.await {
+                Ok(bytes) => bytes,
+                Err(error) if matches!(error.code, ErrorCode::Fenced | ErrorCode::SessionEnded) => {
+                    // A read loses nothing with the session: it is made under the next one.
+                    drop((turn, right));
+                    self.session_after(&session).await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             drop(turn);
             // What was read under a right that is over may be old by now.
             if right.is_valid() && !self.right_left().is_zero() {

@@ -84,9 +84,11 @@ impl Core {
         leases: &[Arc<Inode>],
         locks: &[(InodeId, HeldLock)],
     ) -> Result<()> {
-        let mut opens = opens.chunks(RECLAIM_PAGE_ITEMS_MAX);
-        let mut leases = leases.chunks(RECLAIM_PAGE_ITEMS_MAX);
-        let mut locks = locks.chunks(RECLAIM_PAGE_ITEMS_MAX);
+        // A page has room for this many of each kind.
+        const PAGE: usize = RECLAIM_PAGE_ITEMS_MAX / 3;
+        let mut opens = opens.chunks(PAGE);
+        let mut leases = leases.chunks(PAGE);
+        let mut locks = locks.chunks(PAGE);
         loop {
             let page_leases = leases.next().unwrap_or_default();
             let page = Reclaim {

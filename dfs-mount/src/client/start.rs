@@ -104,6 +104,7 @@ pub(super) fn start(
         names,
         data,
         link: watch::Sender::new(LinkState::Connecting),
+        session: watch::Sender::new(None),
         right: watch::Sender::new(0),
         lapses: AtomicU64::new(0),
         leader_life: AtomicU64::new(0),

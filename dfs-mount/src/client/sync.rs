@@ -59,7 +59,7 @@ impl Core {
             (state.unsynced.clone(), !state.others_synced)
         };
         let groups = groups_to_sync(layout, size, &own, everything);
-        let session = self.up().await?.session.clone();
+        let session = self.session().await?;
         let mut waiting = groups.into_iter();
         let mut syncs = JoinSet::new();
         let mut failure = None;

@@ -84,7 +84,7 @@ impl Core {
                 let len = size.saturating_sub(offset).min(data.len() as u64) as usize;
                 taken = taken.slice(0..len);
             }
-            let session = self.up().await?.session.clone();
+            let session = self.session().await?;
             let written = self
                 .write_range(inode, &session, layout, offset, size, &taken)
                 .await?;
