@@ -15,12 +15,14 @@ use std::time::Instant;
 /// Chunks that are removed with one commit, their locks held together.
 const BATCH: usize = 256;
 
+/// Notes of removals that are kept before they are cleared away.
+const REMOVALS_MAX: usize = 4096;
+
 impl ChunkStore {
     /// Makes the chunk a hole, whatever state it is in. Durable when it returns.
     pub fn remove(&self, key: ChunkKey) -> Result<()> {
         let _open = self.usable()?;
-        self.remove_batch(&[key], |_| true, Vec::new())?;
-        self.sync_fans(std::iter::once(file::fan_of(key)))
+        self.remove_batch(&[key], |_| true, Vec::new())
     }
 
     /// Makes a cut in the chunks of `groups`: everything of the inode from byte `from` on is
@@ -90,7 +92,7 @@ impl ChunkStore {
     }
 
     /// Removes chunks whose generation is to go: first durably from the index, so that no
-    /// crash leaves a row without a file.
+    /// crash leaves a row without a file, and with a note, so that none brings the file back.
     fn remove_batch(
         &self,
         keys: &[ChunkKey],
@@ -107,7 +109,10 @@ impl ChunkStore {
             let mut catalog = self.catalog();
             for (key, live) in keys.iter().zip(&mut locked) {
                 match catalog.get(*key) {
-                    Some(entry) if goes(entry.row.generation) => {}
+                    Some(entry) if goes(entry.row.generation) => {
+                        let row = &entry.row;
+                        changes.push(self.removals.begin(*key, row.generation, row.version));
+                    }
                     _ => continue,
                 }
                 if catalog.remove(*key) {
@@ -120,8 +125,12 @@ impl ChunkStore {
         };
         self.wait(ticket)?;
         self.disk.reach(Step::RowsRemoved)?;
-        for key in removed {
-            self.unlink(key)?;
+        for key in &removed {
+            self.unlink(*key)?;
+        }
+        if self.removals.done(&removed) > REMOVALS_MAX {
+            drop(locked);
+            self.settle_removals()?;
         }
         Ok(())
     }

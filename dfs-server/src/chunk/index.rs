@@ -15,6 +15,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 type Bytes = &'static [u8];
 const CHUNKS: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("chunks");
+/// Chunks whose file is to go, or went and may come back after a power cut.
+const REMOVED: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("removed");
 const FLOORS: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("floors");
 const EPOCHS: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("epochs");
 const FENCES: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("fences");
@@ -55,6 +57,10 @@ pub(super) struct Floor {
 pub(super) enum Change {
     Put(ChunkKey, Row),
     Remove(ChunkKey),
+    /// The file of the chunk, in this state or an older one, is no chunk any more.
+    PutRemoved(ChunkKey, Generation, Version),
+    /// The file is gone for good.
+    DropRemoved(ChunkKey),
     PutFloor(GroupId, InodeId, Floor),
     DropFloor(GroupId, InodeId),
     PutEpoch(GroupConfig),
@@ -70,6 +76,7 @@ pub(super) enum Change {
 pub(super) struct Content {
     pub(super) clean: bool,
     pub(super) chunks: Vec<(ChunkKey, Row)>,
+    pub(super) removed: Vec<(ChunkKey, Generation, Version)>,
     pub(super) floors: Vec<(GroupId, InodeId, Floor)>,
     pub(super) epochs: Vec<GroupConfig>,
     pub(super) fences: Vec<SessionId>,
@@ -209,6 +216,15 @@ impl Index {
                 _ => return Ok(None),
             }
         }
+        for row in read.open_table(REMOVED)?.iter()? {
+            let (key, value) = row?;
+            match (chunk_key_from(key.value()), removed_from(value.value())) {
+                (Some(key), Some((generation, version))) => {
+                    content.removed.push((key, generation, version));
+                }
+                _ => return Ok(None),
+            }
+        }
         for row in read.open_table(FLOORS)?.iter()? {
             let (key, value) = row?;
             match (floor_key_from(key.value()), floor_from(value.value())) {
@@ -240,6 +256,7 @@ impl Index {
 
 fn apply_to(write: &WriteTransaction, changes: &[Change]) -> Result<(), redb::Error> {
     let mut chunks = write.open_table(CHUNKS)?;
+    let mut removed = write.open_table(REMOVED)?;
     let mut floors = write.open_table(FLOORS)?;
     let mut epochs = write.open_table(EPOCHS)?;
     let mut fences = write.open_table(FENCES)?;
@@ -252,6 +269,15 @@ fn apply_to(write: &WriteTransaction, changes: &[Change]) -> Result<(), redb::Er
             }
             Change::Remove(key) => {
                 chunks.remove(chunk_key(*key).as_slice())?;
+            }
+            Change::PutRemoved(key, generation, version) => {
+                removed.insert(
+                    chunk_key(*key).as_slice(),
+                    removed_bytes(*generation, *version).as_slice(),
+                )?;
+            }
+            Change::DropRemoved(key) => {
+                removed.remove(chunk_key(*key).as_slice())?;
             }
             Change::PutFloor(group, inode, floor) => {
                 floors.insert(
@@ -348,6 +374,24 @@ fn row_from(bytes: &[u8]) -> Option<Row> {
             _ => return None,
         },
     })
+}
+
+fn removed_bytes(generation: Generation, version: Version) -> [u8; 24] {
+    let mut bytes = [0; 24];
+    bytes[..8].copy_from_slice(&generation.0.to_le_bytes());
+    bytes[8..16].copy_from_slice(&version.epoch.0.to_le_bytes());
+    bytes[16..].copy_from_slice(&version.counter.to_le_bytes());
+    bytes
+}
+
+fn removed_from(bytes: &[u8]) -> Option<(Generation, Version)> {
+    let bytes: &[u8; 24] = bytes.try_into().ok()?;
+    let number = |at: usize| Some(u64::from_le_bytes(bytes[at..at + 8].try_into().ok()?));
+    let version = Version {
+        epoch: Epoch(number(8)?),
+        counter: number(16)?,
+    };
+    Some((Generation(number(0)?), version))
 }
 
 fn floor_key(group: GroupId, inode: InodeId) -> [u8; 12] {

@@ -26,11 +26,14 @@ mod live;
 mod promises;
 mod read;
 mod recover;
+mod removals;
 mod request;
 mod slot;
 mod space;
 mod store;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub use error::{Damage, Result, StoreError};

@@ -111,8 +111,6 @@ impl ChunkStore {
     /// Forgets floors of the group that were made in an epoch before `epoch`.
     pub fn drop_floors(&self, group: GroupId, epoch: Epoch) -> Result<()> {
         let _open = self.usable()?;
-        // A file removed by a cut must not come back when nothing refuses it any more.
-        self.sync_fans(0..super::file::FAN_OUT)?;
         let ticket = {
             let mut promises = self.promises();
             let old: Vec<InodeId> = promises

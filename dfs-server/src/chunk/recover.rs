@@ -10,12 +10,11 @@ use super::error::{Damage, Result, StoreError};
 use super::file::{self, ChunkFile, FAN_OUT};
 use super::index::{Content, Row};
 use super::live::Live;
-use super::promises::Promises;
 use super::slot::{Meta, NoSlot, SLOTS, Slot};
 use super::store::newer;
-use dfs_proto::ids::ChunkKey;
+use dfs_proto::ids::{ChunkKey, Generation, Version};
 use dfs_proto::limits::BLOCK_BYTES;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -29,7 +28,7 @@ enum Found {
     Whole { meta: Meta, synced: bool },
     /// Blocks of several states; the newest slot's state is kept as its name.
     Torn(Meta),
-    /// No valid header.
+    /// No valid header, or no state but that before the first write.
     Nothing,
 }
 
@@ -44,16 +43,22 @@ pub(super) fn row_of(meta: &Meta, damage: Option<Damage>) -> Row {
     }
 }
 
-/// The catalog as the files and the index together say it.
+/// The catalog as the files and the index together say it, and the fan-out dirs in which
+/// names may not be on disk.
 pub(super) fn catalog(
     data: &Path,
     content: Content,
-    promises: &Promises,
     disk: &Disk,
-) -> Result<Catalog> {
+) -> Result<(Catalog, BTreeSet<usize>)> {
     let found = read_files(data, disk)?;
     let now = Instant::now();
     let mut catalog = Catalog::default();
+    let removed: BTreeMap<ChunkKey, (Generation, Version)> = content
+        .removed
+        .into_iter()
+        .map(|(key, generation, version)| (key, (generation, version)))
+        .collect();
+    let mut unsynced: BTreeSet<usize> = removed.keys().map(|key| file::fan_of(*key)).collect();
     let mut missing: BTreeMap<ChunkKey, Row> = content.chunks.into_iter().collect();
     for (key, found) in found {
         let indexed = missing.remove(&key);
@@ -69,9 +74,9 @@ pub(super) fn catalog(
             },
             Found::Whole { meta, .. } | Found::Torn(meta)
                 if indexed.is_none()
-                    && promises.floor(meta.group, key.inode) > Some(meta.generation) =>
+                    && removed.get(&key) >= Some(&(meta.generation, meta.version)) =>
             {
-                // Cut: the index had forgotten it, the file was still to be removed.
+                // The index had forgotten it, and the file was still to go or came back.
                 remove(&path())?;
             }
             Found::Torn(meta) => {
@@ -96,6 +101,7 @@ pub(super) fn catalog(
                     catalog.put(key, row);
                 }
                 if !synced || indexed.is_none() {
+                    unsynced.insert(file::fan_of(key));
                     catalog.set_dirty(key, now);
                 }
                 if !meta.mark.is_empty() {
@@ -114,7 +120,7 @@ pub(super) fn catalog(
             &file::chunk_path(data, key),
         );
     }
-    Ok(catalog)
+    Ok((catalog, unsynced))
 }
 
 fn set_damage(catalog: &mut Catalog, key: ChunkKey, row: Row, damage: Damage, path: &Path) {
@@ -230,6 +236,10 @@ fn recover_file(key: ChunkKey, path: PathBuf, disk: &Disk) -> Result<Found> {
         let newest = newest.sequence;
         let kept = candidate.sequence;
         return go_back(file, slots.clone(), kept, newest, meta, disk);
+    }
+    if newest.sequence == 1 {
+        // The very first write: what was before it is a hole.
+        return Ok(Found::Nothing);
     }
     Ok(Found::Torn(newest.meta.clone()))
 }

@@ -125,4 +125,6 @@ pub struct Space {
     /// Taken by chunks of this store (their stored length, headers not counted).
     pub used: u64,
     pub reserve: u64,
+    /// Chunks held.
+    pub chunks: u64,
 }

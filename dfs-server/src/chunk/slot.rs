@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(checksum, GOLDEN_CHECKSUM);
     }
 
-    const GOLDEN_CHECKSUM: u32 = 0;
+    const GOLDEN_CHECKSUM: u32 = 0xDF5E_C3B4;
 
     #[test]
     fn a_flipped_bit_is_never_a_slot() {

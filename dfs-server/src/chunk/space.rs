@@ -75,7 +75,7 @@ impl SpaceGauge {
         Ok(())
     }
 
-    /// What the disk has; `used` is what the store has taken.
+    /// What the disk has; `used` is what the store has taken. The chunks are for the store to count.
     pub(super) fn space(&self, used: u64) -> Space {
         let mut gauge = self.lock();
         if gauge.at.elapsed() > REFRESH
@@ -89,6 +89,7 @@ impl SpaceGauge {
             available: gauge.free.saturating_sub(reserve),
             used,
             reserve,
+            chunks: 0,
         }
     }
 

@@ -14,12 +14,14 @@ use super::install::Installations;
 use super::live::Live;
 use super::promises::Promises;
 use super::recover;
+use super::removals::Removals;
 use super::request::{ChunkState, Image, OpenOptions, Opened, Space};
 use super::slot::{Meta, NoSlot};
 use super::space::{Probe, SpaceGauge, statvfs};
 use super::sync::Fan;
 use dfs_proto::ids::{ChunkIndex, ChunkKey, ClusterId, GroupId, InodeId, NodeId, SessionId};
 use dfs_proto::msg::peer::WriteRecord;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -45,6 +47,7 @@ pub struct ChunkStore {
     pub(super) fans: Vec<Fan>,
     pub(super) space: SpaceGauge,
     pub(super) installations: Installations,
+    pub(super) removals: Removals,
     pub(super) cuts: [Mutex<()>; CUT_STRIPES],
     /// Whether the store was closed; held shared by whatever changes something.
     pub(super) gate: RwLock<bool>,
@@ -76,13 +79,14 @@ impl ChunkStore {
         index.commit(vec![Change::Clean(false)])?;
         let promises = Promises::of(&mut content);
         let disk = Disk::new();
-        let catalog = if clean {
-            catalog_of(content)
+        let removals = Removals::left(content.removed.iter().map(|(key, ..)| *key));
+        let (catalog, unsynced) = if clean {
+            (catalog_of(content), BTreeSet::new())
         } else {
-            recover::catalog(&data, content, &promises, &disk)?
+            recover::catalog(&data, content, &disk)?
         };
         let fans = (0..FAN_OUT)
-            .map(|fan| Fan::new(file::fan_path(&data, fan), !clean))
+            .map(|fan| Fan::new(file::fan_path(&data, fan), unsynced.contains(&fan)))
             .collect();
         log::info!(
             "{}: {} chunks, last stop {}",
@@ -101,6 +105,7 @@ impl ChunkStore {
             promises: Mutex::new(promises),
             fans,
             installations,
+            removals,
             cuts: [const { Mutex::new(()) }; CUT_STRIPES],
             gate: RwLock::new(false),
         };
@@ -174,8 +179,14 @@ impl ChunkStore {
 
     /// Space of the disk.
     pub fn space(&self) -> Space {
-        let used = self.catalog().used();
-        self.space.space(used)
+        let (used, chunks) = {
+            let catalog = self.catalog();
+            (catalog.used(), catalog.len() as u64)
+        };
+        Space {
+            chunks,
+            ..self.space.space(used)
+        }
     }
 
     /// Why the store accepts nothing any more, if a disk error stopped it.
@@ -191,6 +202,7 @@ impl ChunkStore {
         }
         self.disk.check()?;
         self.clear_marks_and_sync_all()?;
+        self.settle_removals()?;
         self.index.commit(vec![Change::Clean(true)])?;
         *closed = true;
         Ok(())
@@ -386,5 +398,5 @@ fn handles_for(open_files_max: usize) -> usize {
             .saturating_sub(OTHER_FILES)
             .min(open_files_max as u64)
     });
-    (files / 2).max(16) as usize
+    (files / 2).max(1) as usize
 }

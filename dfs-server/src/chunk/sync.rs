@@ -65,8 +65,6 @@ impl ChunkStore {
     /// Onto disk: everything of a group, except copies known to be damaged.
     pub fn sync_group(&self, group: GroupId) -> Result<()> {
         let _open = self.usable()?;
-        // Removals too: a chunk that was replaced by a hole must not come back.
-        self.sync_fans(0..file::FAN_OUT)?;
         let dirty = self.catalog().dirty(Some(group));
         self.sync_keys(&dirty, true)
     }
@@ -87,6 +85,7 @@ impl ChunkStore {
             let marked = self.catalog().marked_since(before, chunks_max);
             self.clear_marks(&marked)?;
         }
+        self.settle_removals()?;
         Ok(done)
     }
 
@@ -96,7 +95,6 @@ impl ChunkStore {
         self.sync_keys(&dirty, true)?;
         let marked = self.catalog().marked();
         self.clear_marks(&marked)?;
-        self.sync_fans(0..file::FAN_OUT)?;
         let ticket = {
             let rows = self.catalog().stale_rows();
             let puts = rows.into_iter().map(|(key, row)| Change::Put(key, row));

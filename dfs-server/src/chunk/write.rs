@@ -84,8 +84,12 @@ impl ChunkStore {
             }
         }
         let (asked, group) = (meta.generation, meta.group);
+        let note = self.removals.begin(key, asked, meta.version);
         **live = None;
+        let ticket = self.index.enqueue(vec![note]);
+        self.wait(ticket)?;
         self.unlink(key)?;
+        self.removals.done(&[key]);
         self.refuse_cut(key, group, asked)
     }
 

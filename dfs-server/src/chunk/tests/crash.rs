@@ -1,0 +1,211 @@
+//! A process that is killed between two steps of an operation.
+
+use super::super::disk::Step;
+use super::*;
+
+const STEPS: [Step; 5] = [
+    Step::Created,
+    Step::Marked,
+    Step::SlotWritten,
+    Step::HalfWritten,
+    Step::Written,
+];
+
+/// What is there before the write that is interrupted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Before {
+    Hole,
+    Appended,
+    Synced,
+    SyncedAndOverwritten,
+}
+
+/// Writes, interrupts the last write at a step, and reopens; `None` if the step is not reached.
+fn interrupted(before: Before, step: Step, offset: u32) -> Option<(tempfile::TempDir, ChunkStore)> {
+    let dir = scratch();
+    let (store, _) = open(dir.path());
+    let at = key(1, 0);
+    if before != Before::Hole {
+        write_at(&store, at, 0, 1, 0, &bytes(1, 50_000)).expect("writes");
+    }
+    if matches!(before, Before::Synced | Before::SyncedAndOverwritten) {
+        store.sync(&[at]).expect("syncs");
+    }
+    if before == Before::SyncedAndOverwritten {
+        write_at(&store, at, 0, 2, 8192, &bytes(2, 8192)).expect("writes");
+    }
+    store.disk.faults.plan(step, 0);
+    let result = write_at(&store, at, 0, 3, offset, &bytes(3, 20_000));
+    if result.is_ok() {
+        return None;
+    }
+    assert!(store.failure().is_some());
+    assert!(
+        write_at(&store, at, 0, 4, 0, b"after").is_err(),
+        "a store that failed accepts nothing"
+    );
+    drop(store);
+    let (store, opened) = open(dir.path());
+    assert!(!opened.clean);
+    check(&store, before, step, offset);
+    Some((dir, store))
+}
+
+/// What has to be there after the interruption.
+fn check(store: &ChunkStore, before: Before, step: Step, offset: u32) {
+    let at = key(1, 0);
+    let mut old = match before {
+        Before::Hole => Vec::new(),
+        _ => bytes(1, 50_000).to_vec(),
+    };
+    if before == Before::SyncedAndOverwritten {
+        old[8192..16_384].copy_from_slice(&bytes(2, 8192));
+    }
+    let mut new = old.clone();
+    let end = offset as usize + 20_000;
+    if new.len() < end {
+        new.resize(end, 0);
+    }
+    new[offset as usize..end].copy_from_slice(&bytes(3, 20_000));
+
+    let overwrites = (offset as usize) < old.len();
+    if step == Step::HalfWritten && overwrites {
+        assert_eq!(store.damage(at), Some(Damage::Torn), "{before:?} {offset}");
+        assert!(store.state(at).expect("is there").damaged);
+        assert!(matches!(content(store, at), Err(StoreError::Rotten { .. })));
+        assert!(write_at(store, at, 0, 9, 0, b"x").is_err());
+        let adopted = store.adopt_torn(at).expect("adopts");
+        assert_eq!((adopted.version, adopted.damaged), (version(3), false));
+        let read = content(store, at).expect("reads");
+        let mixed =
+            |at: usize| read[at] == old.get(at).copied().unwrap_or(0) || read[at] == new[at];
+        assert!((0..read.len()).all(mixed));
+        assert!(store.adopt_torn(at).is_err(), "no longer torn");
+        return;
+    }
+    let read = content(store, at).expect("reads");
+    if step == Step::Written {
+        assert_eq!(read, new, "{before:?} {offset}");
+    } else {
+        assert_eq!(read, old, "{before:?} {step:?} {offset}");
+    }
+    let state = store.state(at);
+    let counter = state.map_or(0, |state| state.version.counter);
+    assert_eq!(counter == 3, step == Step::Written);
+    // And it goes on from there.
+    write_at(store, at, 0, 10, 0, b"on").expect("writes");
+    store.sync(&[at]).expect("syncs");
+}
+
+#[test]
+fn a_write_is_there_or_not_wherever_it_is_interrupted() {
+    let mut reached = Vec::new();
+    for before in [
+        Before::Hole,
+        Before::Appended,
+        Before::Synced,
+        Before::SyncedAndOverwritten,
+    ] {
+        for step in STEPS {
+            for offset in [0, 4096, 10_001, 53_248, 60_000] {
+                if let Some((dir, store)) = interrupted(before, step, offset) {
+                    reached.push(step);
+                    // Nothing gets worse by another restart.
+                    let state = store.state(key(1, 0));
+                    drop(store);
+                    let (store, _) = open(dir.path());
+                    assert_eq!(store.state(key(1, 0)), state);
+                }
+            }
+        }
+    }
+    for step in STEPS {
+        assert!(reached.contains(&step), "{step:?} was never reached");
+    }
+}
+
+#[test]
+fn an_interrupted_installation_leaves_what_was_there() {
+    let dir = scratch();
+    let (store, _) = open(dir.path());
+    let at = key(1, 0);
+    write_at(&store, at, 0, 1, 0, b"before").expect("writes");
+    let image = Image {
+        generation: Generation(0),
+        version: version(5),
+        len: 5,
+        records: Vec::new(),
+    };
+    store.disk.faults.plan(Step::ImageSynced, 0);
+    let part = InstallPart {
+        key: at,
+        group: group_of(at),
+        image: &image,
+        offset: 0,
+        data: b"after",
+        checksums: &block_checksums(0, b"after"),
+        last: true,
+    };
+    store.install(&part).expect_err("interrupted");
+    drop(store);
+    let (store, _) = open(dir.path());
+    assert_eq!(content(&store, at), Ok(b"before".to_vec()));
+    let left = std::fs::read_dir(dir.path().join("install")).expect("lists");
+    assert_eq!(left.count(), 0);
+    store.install(&part).expect("installs");
+    assert_eq!(content(&store, at), Ok(b"after".to_vec()));
+}
+
+#[test]
+fn an_interrupted_cut_is_made_again_and_no_file_comes_back() {
+    for (step, synced) in [
+        (Step::BoundaryCut, true),
+        (Step::RowsRemoved, true),
+        (Step::RowsRemoved, false),
+    ] {
+        let dir = scratch();
+        let (store, _) = open(dir.path());
+        let groups = [GroupId(0), GroupId(1), GroupId(2)];
+        for index in 0..3 {
+            let at = key(1, index);
+            write_at(&store, at, 0, 1 + index, 0, &bytes(index, 30_000)).expect("writes");
+            if synced {
+                store.sync(&[at]).expect("syncs");
+            }
+        }
+        store.disk.faults.plan(step, 0);
+        let cut = |store: &ChunkStore| store.cut(InodeId(1), Generation(1), 5000, LAYOUT, &groups);
+        cut(&store).expect_err("interrupted");
+        drop(store);
+        let (store, _) = open(dir.path());
+        if step == Step::RowsRemoved {
+            // The floor is durable: the files that are still there are removed.
+            assert_eq!(store.state(key(1, 2)), None);
+            assert!(!file_of(dir.path(), key(1, 2)).exists());
+        }
+        cut(&store).expect("is made again");
+        for index in 1..3 {
+            assert_eq!(store.state(key(1, index)), None, "{step:?}");
+            assert!(!file_of(dir.path(), key(1, index)).exists());
+        }
+        assert_eq!(content(&store, key(1, 0)).map(|c| c.len()), Ok(5000));
+        assert_eq!(store.floor(GroupId(0), InodeId(1)), Some(Generation(1)));
+    }
+}
+
+#[test]
+fn files_that_are_synced_before_the_index_are_taken_up() {
+    let dir = scratch();
+    let (store, _) = open(dir.path());
+    write_at(&store, key(1, 0), 0, 1, 0, b"data").expect("writes");
+    store.disk.faults.plan(Step::FilesSynced, 0);
+    store.sync(&[key(1, 0)]).expect_err("interrupted");
+    drop(store);
+    let (store, _) = open(dir.path());
+    assert_eq!(content(&store, key(1, 0)), Ok(b"data".to_vec()));
+    store.sync(&[key(1, 0)]).expect("syncs");
+    drop(store);
+    std::fs::remove_file(file_of(dir.path(), key(1, 0))).expect("removes");
+    let (store, _) = open(dir.path());
+    assert_eq!(store.damage(key(1, 0)), Some(Damage::Missing));
+}
