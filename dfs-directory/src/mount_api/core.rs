@@ -245,7 +245,7 @@ impl MountApi {
             .filter(|s| s.phase == SessionPhase::Ending)
             .map(|s| s.session)
             .collect();
-        *self.core() = Core::lead(life, super::now(), sessions, &records);
+        *self.core() = Core::lead(life, self.now(), sessions, &records);
         self.changed();
         for session in ending {
             tokio::spawn(self.clone().finish_ending(session));
@@ -274,9 +274,9 @@ impl MountApi {
                     match grant {
                         Some(g) => {
                             core.leases
-                                .release(super::now(), session, inode, g.grant, &mut more);
+                                .release(self.now(), session, inode, g.grant, &mut more);
                         }
-                        None => core.leases.finish(super::now(), token, &mut more),
+                        None => core.leases.finish(self.now(), token, &mut more),
                     }
                 }
                 Effect::Recall {

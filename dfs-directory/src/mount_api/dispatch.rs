@@ -101,7 +101,7 @@ impl Service for MountApi {
                 self.spawn(incoming, |api, r| api.open_session(connection, r));
             }
             Heartbeat::METHOD => {
-                let received = super::now();
+                let received = self.now();
                 self.spawn(incoming, move |api, r| {
                     api.heartbeat(connection, r, received)
                 });

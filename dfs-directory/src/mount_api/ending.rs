@@ -5,7 +5,7 @@
 //! the recorded sizes is cut, the log says that it has ended, and only then its leases, locks
 //! and opens are free.
 
-use super::{MountApi, next_change, now};
+use super::{MountApi, next_change};
 use crate::namespace::NamespaceCommand;
 use crate::session::{SessionCommand, read};
 use dfs_proto::error::{ErrorCode, Result};
@@ -27,8 +27,10 @@ impl MountApi {
     pub(super) fn press(&self, session: SessionId, what: &str) {
         let expired = {
             let core = self.core();
-            let unclaimed = core.grace.is_missing(session) && now() >= core.started + SESSION_TTL;
-            core.clock.is_alive(session) && (core.clock.is_expirable(session, now()) || unclaimed)
+            let unclaimed =
+                core.grace.is_missing(session) && self.now() >= core.started + SESSION_TTL;
+            core.clock.is_alive(session)
+                && (core.clock.is_expirable(session, self.now()) || unclaimed)
         };
         if expired {
             self.end_session(
@@ -138,7 +140,7 @@ impl MountApi {
             let mut core = self.core();
             let mut effects = Vec::new();
             let mut grants = Vec::new();
-            core.leases.end_session(now(), session, &mut effects);
+            core.leases.end_session(self.now(), session, &mut effects);
             core.locks.end_session(session, &mut grants);
             let closed = core.opens.end_session(session);
             core.orphans.extend(closed);

@@ -2,7 +2,7 @@
 //! come before exclusive rights.
 
 use super::core::SESSION_WAITS_MAX;
-use super::{MountApi, next_change, now};
+use super::{MountApi, next_change};
 use crate::lease::Token;
 use crate::lease::interest::Ready;
 use crate::lease::table::{Granted, Wanted};
@@ -41,7 +41,7 @@ impl MountApi {
             let (awaited, pause) = {
                 let core = self.alive(session)?;
                 let blocked = if exclusive {
-                    core.grace.blocks_exclusive(inode, now())
+                    core.grace.blocks_exclusive(inode, self.now())
                 } else {
                     core.grace.blocks(inode)
                 };
@@ -51,8 +51,8 @@ impl MountApi {
                 let awaited: Vec<SessionId> = core.grace.awaited(inode).collect();
                 let until = core
                     .grace
-                    .next_deadline(now())
-                    .map(|at| at.saturating_sub(now()));
+                    .next_deadline(self.now())
+                    .map(|at| at.saturating_sub(self.now()));
                 let tick = Duration::from_millis(1);
                 (
                     awaited,
@@ -90,7 +90,7 @@ impl MountApi {
             core.lease_waits.insert(token, sender);
             let mut effects = Vec::new();
             core.leases
-                .request(now(), token, session, inode, wanted, &mut effects);
+                .request(self.now(), token, session, inode, wanted, &mut effects);
             self.carry_out(&mut core, effects);
         }
         let result = tokio::select! {
@@ -135,7 +135,7 @@ impl MountApi {
         let mut core = self.core();
         core.lease_waits.remove(&token);
         let mut effects = Vec::new();
-        core.leases.finish(now(), token, &mut effects);
+        core.leases.finish(self.now(), token, &mut effects);
         self.carry_out(&mut core, effects);
     }
 
@@ -144,8 +144,8 @@ impl MountApi {
         let mut core = self.core();
         let mut effects = Vec::new();
         core.leases
-            .release(now(), session, inode, granted.grant, &mut effects);
-        core.interest.maybe_unused(session, inode, now());
+            .release(self.now(), session, inode, granted.grant, &mut effects);
+        core.interest.maybe_unused(session, inode, self.now());
         self.carry_out(&mut core, effects);
     }
 

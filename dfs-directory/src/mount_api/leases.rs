@@ -3,7 +3,6 @@
 use super::MountApi;
 use super::core::Remembered;
 use super::dispatch::Delivery;
-use super::now;
 use crate::lease::table::{Granted, Wanted};
 use crate::namespace::NamespaceCommand;
 use dfs_proto::attr::{FileAttr, FileKind};
@@ -47,7 +46,9 @@ impl MountApi {
                 "an operation instead of a lease",
             )),
             Err(e) => {
-                self.core().interest.maybe_unused(session, inode, now());
+                self.core()
+                    .interest
+                    .maybe_unused(session, inode, self.now());
                 Err(e)
             }
         }
@@ -107,7 +108,7 @@ impl MountApi {
         let mut effects = Vec::new();
         for (session, inode, grant) in delivery.0 {
             core.leases
-                .delivered(now(), session, inode, grant, &mut effects);
+                .delivered(self.now(), session, inode, grant, &mut effects);
         }
         self.carry_out(&mut core, effects);
     }
@@ -132,8 +133,8 @@ impl MountApi {
         let mut core = self.alive(session)?;
         let mut effects = Vec::new();
         core.leases
-            .release(now(), session, inode, grant, &mut effects);
-        core.interest.maybe_unused(session, inode, now());
+            .release(self.now(), session, inode, grant, &mut effects);
+        core.interest.maybe_unused(session, inode, self.now());
         self.carry_out(&mut core, effects);
         drop(core);
         self.changed();
@@ -226,7 +227,7 @@ impl MountApi {
         if kind == LeaseKind::Exclusive {
             {
                 let core = self.alive(session)?;
-                let blocked = core.grace.blocks_exclusive(inode, now());
+                let blocked = core.grace.blocks_exclusive(inode, self.now());
                 if blocked || !core.leases.is_free_for(session, inode, kind) {
                     return Ok(None);
                 }
@@ -236,7 +237,7 @@ impl MountApi {
         let mut core = self.alive(session)?;
         let granted = core.leases.try_lease(session, inode, kind);
         if granted.is_none() {
-            core.interest.maybe_unused(session, inode, now());
+            core.interest.maybe_unused(session, inode, self.now());
         }
         Ok(granted)
     }

@@ -2,7 +2,7 @@
 //! there before a try-lock is refused.
 
 use super::core::{Core, Remembered};
-use super::{MountApi, next_change, now};
+use super::{MountApi, next_change};
 use crate::lease::lock_table::{LockGrant, LockRequest, SetAnswer, WaitKey};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{InodeId, LockOwner, SessionId};
@@ -100,7 +100,8 @@ impl MountApi {
             .memory
             .remember(request.stamp.sequence, answer);
         if matches!(answer, Remembered::Refused(_)) {
-            core.interest.maybe_unused(session, request.inode, now());
+            core.interest
+                .maybe_unused(session, request.inode, self.now());
         }
         self.tell_grants(&mut core, grants);
         answer_of(answer)
@@ -143,7 +144,8 @@ impl MountApi {
     ) {
         let mut grants = Vec::new();
         core.locks.unlock(inode, space, holder, range, &mut grants);
-        core.interest.maybe_unused(holder.session, inode, now());
+        core.interest
+            .maybe_unused(holder.session, inode, self.now());
         self.tell_grants(core, grants);
     }
 
@@ -196,7 +198,7 @@ impl MountApi {
         }
         // Also a request that has not come yet finds this and is not executed.
         memory.remember(wait, Remembered::Refused(ErrorCode::Interrupted));
-        core.interest.maybe_unused(session, inode, now());
+        core.interest.maybe_unused(session, inode, self.now());
         Ok(CancelAnswer::Cancelled)
     }
 

@@ -50,6 +50,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
+/// The present moment; CLOCK_BOOTTIME outside of tests.
+type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
+
 /// The service for mounts. Clones are handles of the same service.
 #[derive(Clone)]
 pub struct MountApi {
@@ -61,6 +64,7 @@ struct Shared {
     placement: Placement,
     /// `HOST:PORT` of all members of the directory.
     members: Vec<String>,
+    clock: Clock,
     /// Never held over an await.
     core: Mutex<Core>,
     next_token: AtomicU64,
@@ -86,11 +90,21 @@ impl MountApi {
     /// member leads and answers `NotLeader` else. `members` are the addresses of all members of
     /// the directory, for mounts.
     pub fn start(raft: RaftHandle, placement: Placement, members: Vec<String>) -> Self {
+        Self::start_at(Arc::new(boot_time), raft, placement, members)
+    }
+
+    fn start_at(
+        clock: Clock,
+        raft: RaftHandle,
+        placement: Placement,
+        members: Vec<String>,
+    ) -> Self {
         let api = Self {
             shared: Arc::new(Shared {
                 raft,
                 placement,
                 members,
+                clock,
                 core: Mutex::new(Core::idle()),
                 next_token: AtomicU64::new(1),
                 sooner: Notify::new(),
@@ -142,6 +156,10 @@ impl MountApi {
         Ok(core)
     }
 
+    fn now(&self) -> Moment {
+        (self.shared.clock)()
+    }
+
     fn token(&self) -> Token {
         Token(self.shared.next_token.fetch_add(1, Ordering::Relaxed))
     }
@@ -158,8 +176,8 @@ impl MountApi {
     }
 }
 
-/// Now, by the leader's CLOCK_BOOTTIME: it goes on while the machine sleeps.
-fn now() -> Moment {
+/// CLOCK_BOOTTIME: it goes on while the machine sleeps.
+fn boot_time() -> Moment {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Moment::new(
         time.tv_sec.unsigned_abs(),

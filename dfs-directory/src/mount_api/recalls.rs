@@ -1,6 +1,6 @@
 //! Recalls, and questions for size and times, to the mounts that hold leases.
 
-use super::{MountApi, next_change, now};
+use super::{MountApi, next_change};
 use crate::lease::Moment;
 use crate::namespace::NamespaceCommand;
 use dfs_proto::attr::{FileAttr, SizeTimes};
@@ -30,7 +30,7 @@ impl MountApi {
         grant: GrantId,
         keep: Option<LeaseKind>,
     ) {
-        let begun = now();
+        let begun = self.now();
         let mut last_sign = begun;
         let mut told = false;
         let mut changes = self.changes();
@@ -45,7 +45,7 @@ impl MountApi {
                     .await
                 {
                     Ok((RecallAnswer::Working, _)) => {
-                        last_sign = now();
+                        last_sign = self.now();
                         tokio::time::sleep(RETRY_DELAY_MIN).await;
                         continue;
                     }
@@ -57,13 +57,13 @@ impl MountApi {
                     Err(e) => log::debug!("recall of {inode} from {session}: {e}"),
                 }
             }
-            let waited = now().saturating_sub(last_sign);
+            let waited = self.now().saturating_sub(last_sign);
             if waited >= RECALL_DEADLINE {
                 let why = format!("it has not answered the recall of {inode} for {waited:?}");
                 self.end_session(session, &why);
             }
             self.press(session, &format!("a request for {inode}"));
-            if !told && now().saturating_sub(begun) >= SLOW_WAIT {
+            if !told && self.now().saturating_sub(begun) >= SLOW_WAIT {
                 told = true;
                 log::warn!("{inode}: waiting for {session} to give its lease back");
             }
@@ -101,8 +101,8 @@ impl MountApi {
         let mut core = self.core();
         let mut effects = Vec::new();
         core.leases
-            .returned(now(), session, inode, grant, &mut effects);
-        core.interest.maybe_unused(session, inode, now());
+            .returned(self.now(), session, inode, grant, &mut effects);
+        core.interest.maybe_unused(session, inode, self.now());
         self.carry_out(&mut core, effects);
         drop(core);
         self.changed();
@@ -183,7 +183,7 @@ impl MountApi {
 
     /// Ends when the holder's answer is in the log, or nobody holds the lease any more.
     async fn ask_once(&self, life: u64, inode: InodeId) {
-        let begun: Moment = now();
+        let begun: Moment = self.now();
         let mut told = false;
         let mut changes = self.changes();
         loop {
@@ -216,7 +216,7 @@ impl MountApi {
                 }
             }
             self.press(session, &format!("a look at {inode}"));
-            if !told && now().saturating_sub(begun) >= SLOW_WAIT {
+            if !told && self.now().saturating_sub(begun) >= SLOW_WAIT {
                 told = true;
                 log::warn!("{inode}: waiting for {session} to tell its size");
             }

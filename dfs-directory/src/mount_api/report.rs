@@ -1,6 +1,6 @@
 //! Answers for `dfsctl`.
 
-use super::{MountApi, now};
+use super::MountApi;
 use dfs_proto::error::Result;
 use dfs_proto::msg::admin::{ListLocks, LockStatus, SessionStatus};
 
@@ -8,7 +8,7 @@ impl MountApi {
     /// All sessions that have not ended.
     pub fn list_sessions(&self) -> Result<Vec<SessionStatus>> {
         let core = self.leading()?;
-        let at = now();
+        let at = self.now();
         Ok(core
             .sessions
             .values()

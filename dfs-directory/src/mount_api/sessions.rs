@@ -1,6 +1,6 @@
 //! Sessions begin, show signs of life and say goodbye; their connections; pushes of the map.
 
-use super::{MountApi, now};
+use super::MountApi;
 use crate::lease::Moment;
 use crate::session::{SessionChanged, SessionCommand, SessionInfo, SessionOutcome, SessionPhase};
 use crate::state::{Change, Outcome};
@@ -56,7 +56,7 @@ impl MountApi {
         let leader_life = {
             let mut core = self.leading()?;
             if core.sessions.contains_key(&session) {
-                if !core.clock.renew(session, now()) {
+                if !core.clock.renew(session, self.now()) {
                     return Err(Error::new(
                         ErrorCode::SessionEnded,
                         format!("{session} is ending"),
@@ -69,7 +69,7 @@ impl MountApi {
                     request.host,
                     request.pid
                 );
-                core.clock.begin(session, now());
+                core.clock.begin(session, self.now());
                 core.begin_session(SessionInfo {
                     session,
                     phase: SessionPhase::Alive,

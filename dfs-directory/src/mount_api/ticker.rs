@@ -1,7 +1,7 @@
 //! What time causes: terms that end, cached rights that lapse, sessions whose time is over,
 //! interest records that are no longer needed.
 
-use super::{MountApi, now};
+use super::MountApi;
 use crate::lease::Moment;
 use crate::session::SessionCommand;
 use dfs_proto::ids::{InodeId, SessionId};
@@ -26,7 +26,7 @@ impl MountApi {
         let mut slow_due = Moment::ZERO;
         loop {
             let due = self.core().leases.next_deadline();
-            let pause = due.map_or(IDLE, |due| due.saturating_sub(now()).min(IDLE));
+            let pause = due.map_or(IDLE, |due| due.saturating_sub(self.now()).min(IDLE));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.shared.sooner.notified() => {}
@@ -35,8 +35,8 @@ impl MountApi {
                 continue;
             }
             self.tick();
-            if now() >= slow_due {
-                slow_due = now() + SLOW;
+            if self.now() >= slow_due {
+                slow_due = self.now() + SLOW;
                 self.look_at_sessions();
                 self.drop_unused();
             }
@@ -46,7 +46,7 @@ impl MountApi {
     fn tick(&self) {
         let mut core = self.core();
         let mut effects = Vec::new();
-        let at = now();
+        let at = self.now();
         for session in core.clock.lapsed(at) {
             core.leases.lapse(at, session, &mut effects);
         }
@@ -57,7 +57,7 @@ impl MountApi {
     fn look_at_sessions(&self) {
         let (overdue, blocking) = {
             let core = self.core();
-            let at = now();
+            let at = self.now();
             let expirable = core.clock.living().any(|s| core.clock.is_expirable(s, at));
             let blocking = if expirable {
                 core.locks.blocking_sessions()
@@ -78,7 +78,7 @@ impl MountApi {
         let batch = {
             let mut core = self.core();
             let core = &mut *core;
-            let before = now().saturating_sub(UNUSED);
+            let before = self.now().saturating_sub(UNUSED);
             let (leases, locks) = (&core.leases, &core.locks);
             core.interest
                 .begin_drop(before, DROP_BATCH, |session, inode| {

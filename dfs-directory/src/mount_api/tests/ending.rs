@@ -1,0 +1,166 @@
+//! Sessions begin and end.
+
+use super::harness::{Directory, OnRecall, run, until};
+use crate::session::read;
+use dfs_proto::error::ErrorCode;
+use dfs_proto::lock::LockKind::Exclusive;
+use dfs_proto::msg::session::{EndSession, LeaseKind, LockAnswer};
+use dfs_proto::timing::{RECALL_DEADLINE, SESSION_TTL};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+#[test]
+fn the_locks_of_a_killed_mount_are_free_after_its_time_to_live() {
+    run(async {
+        let directory = Directory::start().await;
+        let (a, b) = (directory.mount().await, directory.mount().await);
+        let file = a.file("f").await;
+        a.locks(a.flock(file, 1, Exclusive, false))
+            .await
+            .expect("locked");
+        let written = a.lease(file, LeaseKind::Exclusive).await.expect("granted");
+        let wait = b.flock(file, 2, Exclusive, true);
+        assert_eq!(b.locks(wait).await, Ok(LockAnswer::Queued));
+        a.connection.close("killed");
+        directory.advance(SESSION_TTL - Duration::from_secs(2));
+        b.heartbeat().await.expect("alive");
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(
+            !b.kernel.was_granted(wait.stamp.sequence),
+            "it might come back"
+        );
+        directory.advance(Duration::from_secs(2));
+        b.heartbeat().await.expect("alive");
+        until("the lock is free", || {
+            b.kernel.was_granted(wait.stamp.sequence)
+        })
+        .await;
+        // Before that it was fenced, and what it may have written beyond the size is cut.
+        assert_eq!(
+            *directory.servers.fenced.lock().expect("unpoisoned"),
+            [a.session]
+        );
+        let cuts = directory.servers.cut.lock().expect("unpoisoned").clone();
+        assert_eq!(cuts.len(), 1);
+        assert!(cuts[0].0 == file && cuts[0].1 > written.attr.generation);
+    });
+}
+
+#[test]
+fn the_end_cuts_nothing_that_another_mount_writes_now() {
+    run(async {
+        let directory = Directory::start().await;
+        let (a, b) = (directory.mount().await, directory.mount().await);
+        let file = a.file("f").await;
+        a.lease(file, LeaseKind::Exclusive).await.expect("granted");
+        // Given back by a recall: only the interest record is left.
+        b.lease(file, LeaseKind::Exclusive).await.expect("granted");
+        let other = a.file("g").await;
+        a.lease(other, LeaseKind::Exclusive).await.expect("granted");
+        a.connection.close("killed");
+        directory.advance(SESSION_TTL);
+        b.heartbeat().await.expect("alive");
+        b.lease(other, LeaseKind::Exclusive).await.expect("granted");
+        let cuts = directory.servers.cut.lock().expect("unpoisoned").clone();
+        assert_eq!(cuts.iter().map(|cut| cut.0).collect::<Vec<_>>(), [other]);
+    });
+}
+
+#[test]
+fn a_mount_that_never_answers_a_recall_is_ended_although_it_lives() {
+    run(async {
+        let directory = Directory::start().await;
+        let (a, b) = (directory.mount().await, directory.mount().await);
+        let file = a.file("f").await;
+        a.lease(file, LeaseKind::Exclusive).await.expect("granted");
+        a.kernel.answer_recalls(OnRecall::Silent);
+        let waiting = b.start(b.wants(file, LeaseKind::Exclusive));
+        until("it was asked", || !a.kernel.recalled().is_empty()).await;
+        directory.advance(RECALL_DEADLINE);
+        a.heartbeat().await.expect("alive still");
+        b.heartbeat().await.expect("alive");
+        waiting.await.expect("no panic").expect("granted");
+        assert_eq!(
+            a.heartbeat().await.expect_err("ended").code,
+            ErrorCode::SessionEnded
+        );
+    });
+}
+
+#[test]
+fn a_goodbye_frees_everything_at_once() {
+    run(async {
+        let directory = Directory::start().await;
+        let (a, b) = (directory.mount().await, directory.mount().await);
+        let file = a.file("f").await;
+        a.lease(file, LeaseKind::Exclusive).await.expect("granted");
+        a.locks(a.flock(file, 1, Exclusive, false))
+            .await
+            .expect("locked");
+        a.call(EndSession { session: a.session })
+            .await
+            .expect("ended");
+        a.call(EndSession { session: a.session })
+            .await
+            .expect("a repeat");
+        let locked = b.locks(b.flock(file, 2, Exclusive, false)).await;
+        assert_eq!(locked, Ok(LockAnswer::Done));
+        b.lease(file, LeaseKind::Exclusive).await.expect("granted");
+        assert!(a.kernel.recalled().is_empty());
+        assert!(directory.servers.cut.lock().expect("unpoisoned").is_empty());
+        let refused = a.lease(file, LeaseKind::Shared).await.expect_err("ended");
+        assert_eq!(refused.code, ErrorCode::SessionEnded);
+        let left = a.session;
+        let records = directory
+            .raft
+            .read(move |tables| read::interest_of(tables, left))
+            .await;
+        assert_eq!(records, Ok(Vec::new()));
+    });
+}
+
+#[test]
+fn maps_are_pushed_to_every_mount() {
+    run(async {
+        let directory = Directory::start().await;
+        let (a, b) = (directory.mount().await, directory.mount().await);
+        let mut map = (**directory.map.borrow()).clone();
+        map.version.0 += 1;
+        directory.map.send_replace(Arc::new(map.clone()));
+        for mount in [&a, &b] {
+            until("it is told", || {
+                mount.kernel.maps.load(Ordering::SeqCst) > 0
+            })
+            .await;
+        }
+        let ack = a.heartbeat().await.expect("alive");
+        assert_eq!(ack.map_version, map.version);
+    });
+}
+
+#[test]
+fn records_of_files_that_are_no_longer_used_are_dropped() {
+    run(async {
+        let directory = Directory::start().await;
+        let (a, b) = (directory.mount().await, directory.mount().await);
+        let (file, used) = (a.file("f").await, a.file("g").await);
+        a.lease(file, LeaseKind::Exclusive).await.expect("granted");
+        a.lease(used, LeaseKind::Exclusive).await.expect("granted");
+        b.lease(file, LeaseKind::Exclusive).await.expect("granted");
+        let of = a.session;
+        let records = || {
+            directory
+                .raft
+                .read_local(move |tables| read::interest_of(tables, of))
+        };
+        assert_eq!(records().expect("read").len(), 2);
+        directory.advance(Duration::from_secs(6));
+        until("it is dropped", || records() == Ok(vec![used])).await;
+        // And logged anew before the next use.
+        a.heartbeat().await.expect("alive");
+        b.heartbeat().await.expect("alive");
+        a.lease(file, LeaseKind::Exclusive).await.expect("granted");
+        assert_eq!(records().expect("read").len(), 2);
+    });
+}
