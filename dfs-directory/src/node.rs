@@ -37,12 +37,19 @@ fn failed(e: impl fmt::Display) -> NodeError {
 
 /// Runs a member until `stop` completes or its disk fails.
 pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    let secret = config.secret_file.as_deref().map(read_secret).transpose().map_err(failed)?;
+    let secret = config
+        .secret_file
+        .as_deref()
+        .map(read_secret)
+        .transpose()
+        .map_err(failed)?;
     let data = open_data(&config)?;
     let path = data.path().to_owned();
     let own = data.identity();
     let identity = Arc::new(identity(own, secret)?);
-    let listener = Listener::bind(&config.listen, &identity).await.map_err(failed)?;
+    let listener = Listener::bind(&config.listen, &identity)
+        .await
+        .map_err(failed)?;
     let bound = listener.local_addr().to_string();
     let address = config.advertise.clone().unwrap_or_else(|| bound.clone());
     if listener.local_addr().ip().is_unspecified() && config.advertise.is_none() {
@@ -50,7 +57,9 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
             "listening on {bound}, all addresses: say with --advertise which one others reach"
         )));
     }
-    let raft = raft::start(RaftOptions::new(data, address.clone())).await.map_err(failed)?;
+    let raft = raft::start(RaftOptions::new(data, address.clone()))
+        .await
+        .map_err(failed)?;
     let founded = found(&raft, &config, own.cluster).await;
     if let Err(e) = founded {
         raft.shutdown().await;
@@ -73,7 +82,11 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     }));
     durable::replace(&path.join("address"), bound.as_bytes())
         .map_err(|e| NodeError(format!("{}: {e}", path.join("address").display())))?;
-    log::info!("{} of cluster {} serves on {bound}", own.member, own.cluster);
+    log::info!(
+        "{} of cluster {} serves on {bound}",
+        own.member,
+        own.cluster
+    );
 
     let ended = tokio::select! {
         () = stop => Ok(()),
@@ -120,7 +133,10 @@ async fn found(raft: &RaftHandle, config: &Config, cluster: ClusterId) -> Result
     let present = raft.read(namespace::read::format).await.map_err(failed)?;
     if let Some(present) = present {
         if config.format {
-            log::info!("{} holds a cluster already: --format is ignored", config.data.display());
+            log::info!(
+                "{} holds a cluster already: --format is ignored",
+                config.data.display()
+            );
         }
         if present.cluster != cluster {
             return Err(NodeError(format!(
@@ -144,7 +160,9 @@ async fn found(raft: &RaftHandle, config: &Config, cluster: ClusterId) -> Result
             Ok(_) => Ok(()),
             Err(code) => Err(failed(Error::new(code, "the cluster was not formatted"))),
         },
-        other => Err(NodeError(format!("a strange outcome of the format: {other:?}"))),
+        other => Err(NodeError(format!(
+            "a strange outcome of the format: {other:?}"
+        ))),
     }
 }
 

@@ -31,12 +31,7 @@ pub struct AdminApi {
 }
 
 impl AdminApi {
-    pub fn new(
-        raft: RaftHandle,
-        placement: Placement,
-        mounts: MountApi,
-        address: String,
-    ) -> Self {
+    pub fn new(raft: RaftHandle, placement: Placement, mounts: MountApi, address: String) -> Self {
         Self {
             raft,
             placement,

@@ -53,7 +53,11 @@ impl AdminApi {
             .format
             .ok_or_else(|| Error::new(ErrorCode::GroupUnavailable, "not formatted yet"))?;
         let count = |wanted: Health| {
-            placed.groups.values().filter(|record| health(record) == wanted).count() as u32
+            placed
+                .groups
+                .values()
+                .filter(|record| health(record) == wanted)
+                .count() as u32
         };
         let (healthy, degraded) = (count(Health::Healthy), count(Health::Degraded));
         let raft = self.raft.status();

@@ -55,8 +55,10 @@ impl AdminApi {
             }
         }
         chunks.retain(|_, copies| !copies.is_empty());
-        let faults: Vec<Fault> =
-            chunks.iter().flat_map(|(key, copies)| faults(*key, copies, &servers)).collect();
+        let faults: Vec<Fault> = chunks
+            .iter()
+            .flat_map(|(key, copies)| faults(*key, copies, &servers))
+            .collect();
         for fault in &faults {
             log::warn!(
                 "verification of {group}: {} of {} is faulty: {}",
@@ -69,7 +71,10 @@ impl AdminApi {
             group,
             chunks: chunks.len() as u64,
             faults,
-            digests: servers.iter().map(|server| (*server, digest(&chunks, *server))).collect(),
+            digests: servers
+                .iter()
+                .map(|server| (*server, digest(&chunks, *server)))
+                .collect(),
             next,
         })
     }
@@ -77,7 +82,8 @@ impl AdminApi {
 
 /// The in-sync members of the group's present epoch.
 fn members(view: &View, group: GroupId) -> Result<BTreeMap<ServerId, Connection>> {
-    let unavailable = |what: &str| Error::new(ErrorCode::GroupUnavailable, format!("{group} {what}"));
+    let unavailable =
+        |what: &str| Error::new(ErrorCode::GroupUnavailable, format!("{group} {what}"));
     let record = view
         .placed
         .groups
@@ -108,8 +114,14 @@ async fn read(
     for (server, connection) in members {
         let (server, connection) = (*server, connection.clone());
         calls.spawn(async move {
-            let request = VerifyChunks { group, after, items_max };
-            let answer = connection.call(&request, Payload::default(), PAGE_DEADLINE).await;
+            let request = VerifyChunks {
+                group,
+                after,
+                items_max,
+            };
+            let answer = connection
+                .call(&request, Payload::default(), PAGE_DEADLINE)
+                .await;
             (server, answer)
         });
     }
@@ -185,7 +197,9 @@ fn faults(key: ChunkKey, copies: &Copies, servers: &BTreeSet<ServerId>) -> Vec<F
         .iter()
         .max_by_key(|((generation, version, ..), voters)| (*generation, *version, voters.len()))
         .map(|(content, voters)| (*content, voters.clone()));
-    let Some((right, holders)) = right else { return found };
+    let Some((right, holders)) = right else {
+        return found;
+    };
     let model = holders.first().copied().unwrap_or_default();
     for server in servers {
         let Some(chunk) = copies.get(server) else {
@@ -214,7 +228,9 @@ fn digest(chunks: &BTreeMap<ChunkKey, Copies>, server: ServerId) -> u32 {
     let mut sum = 0;
     let mut add = |bytes: &[u8]| sum = crc32c::crc32c_append(sum, bytes);
     for (key, copies) in chunks {
-        let Some(chunk) = copies.get(&server) else { continue };
+        let Some(chunk) = copies.get(&server) else {
+            continue;
+        };
         add(&key.inode.0.to_be_bytes());
         add(&key.index.0.to_be_bytes());
         add(&chunk.generation.0.to_be_bytes());
@@ -265,7 +281,10 @@ mod tests {
             .filter_map(|(copy, server)| Some((ServerId(server), copy?)))
             .collect();
         let found = faults(key(5, 0), &copies, &three());
-        found.into_iter().map(|fault| (fault.server.0, fault.what)).collect()
+        found
+            .into_iter()
+            .map(|fault| (fault.server.0, fault.what))
+            .collect()
     }
 
     #[test]
@@ -293,13 +312,19 @@ mod tests {
         assert!(older[0].0 == 2 && older[0].1.contains("v2.6"), "{older:?}");
         let different = found([Some(chunk(key(5, 0), 7, 98)), copy(), copy()]);
         assert_eq!(different.len(), 1);
-        assert!(different[0].0 == 1 && different[0].1.contains("content"), "{different:?}");
+        assert!(
+            different[0].0 == 1 && different[0].1.contains("content"),
+            "{different:?}"
+        );
     }
 
     #[test]
     fn a_page_ends_where_the_shortest_one_does() {
         let page = |keys: &[u64], end| VerifiedPage {
-            chunks: keys.iter().map(|inode| chunk(key(*inode, 0), 1, 1)).collect(),
+            chunks: keys
+                .iter()
+                .map(|inode| chunk(key(*inode, 0), 1, 1))
+                .collect(),
             end,
         };
         let pages = BTreeMap::from([
@@ -308,7 +333,10 @@ mod tests {
             (ServerId(3), page(&[1], true)),
         ]);
         let (chunks, next) = merge(pages);
-        assert_eq!(chunks.keys().map(|k| k.inode.0).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(
+            chunks.keys().map(|k| k.inode.0).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
         assert_eq!(next, Some(key(3, 0)));
         assert_eq!(chunks[&key(2, 0)].len(), 2);
     }
@@ -316,7 +344,10 @@ mod tests {
     #[test]
     fn digests_differ_exactly_when_the_copies_do() {
         let copies = |counter| {
-            BTreeMap::from([(ServerId(1), chunk(key(1, 0), 7, 9)), (ServerId(2), chunk(key(1, 0), counter, 9))])
+            BTreeMap::from([
+                (ServerId(1), chunk(key(1, 0), 7, 9)),
+                (ServerId(2), chunk(key(1, 0), counter, 9)),
+            ])
         };
         let chunks = BTreeMap::from([(key(1, 0), copies(7))]);
         assert_eq!(digest(&chunks, ServerId(1)), digest(&chunks, ServerId(2)));

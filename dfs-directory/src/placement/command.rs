@@ -7,6 +7,10 @@ use dfs_proto::cluster::GroupConfig;
 use dfs_proto::ids::{Epoch, GroupId, Incarnation, NodeId, ServerId, ServerRun};
 use serde::{Deserialize, Serialize};
 
+/// Clean restarts in a row that are remembered of a server: a group in which none of its members
+/// served for that many counts them as unclean, which costs a comparison.
+const INTACT_RUNS_MAX: usize = 16;
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum PlacementCommand {
     /// A run of a file server is there. Idempotent; a known node keeps its server id.
@@ -55,39 +59,46 @@ pub fn apply(
                 node: *node,
                 incarnation: *incarnation,
                 address: address.clone(),
-                clean: *clean,
+                intact_since: Vec::new(),
                 alive: true,
             };
-            register(tables, record)
+            register(tables, record, *clean)
         }
         PlacementCommand::Change { gone, groups } => change(tables, gone, groups),
         PlacementCommand::Effective { groups } => effective(tables, groups),
     }
 }
 
-fn register(tables: &mut dyn Write, new: ServerRecord) -> Result<PlacementOutcome, TableError> {
+fn register(
+    tables: &mut dyn Write,
+    new: ServerRecord,
+    clean: bool,
+) -> Result<PlacementOutcome, TableError> {
     let servers = record::servers(tables)?;
     let known = servers.iter().find(|(_, s)| s.node == new.node);
     let server = match known {
         Some((id, _)) => *id,
         None => ServerId(servers.keys().next_back().map_or(1, |last| last.0 + 1)),
     };
-    if let Some((_, old)) = known {
+    let intact_since = match known {
         // A second registration of a run says nothing new about how that run began.
-        let clean = if old.incarnation == new.incarnation {
-            old.clean
-        } else {
-            new.clean
-        };
-        let new = ServerRecord { clean, ..new };
-        if *old == new {
-            return Ok(PlacementOutcome::Registered { server });
+        Some((_, old)) if old.incarnation == new.incarnation => old.intact_since.clone(),
+        Some((_, old)) if clean => {
+            let mut runs = old.intact_since.clone();
+            runs.push(old.incarnation);
+            let excess = runs.len().saturating_sub(INTACT_RUNS_MAX);
+            runs.split_off(excess)
         }
+        _ => Vec::new(),
+    };
+    let new = ServerRecord {
+        intact_since,
+        ..new
+    };
+    if known.is_none_or(|(_, old)| *old != new) {
         record::store_server(tables, server, &new)?;
-    } else {
-        record::store_server(tables, server, &new)?;
+        record::raise_map_version(tables)?;
     }
-    record::raise_map_version(tables)?;
     Ok(PlacementOutcome::Registered { server })
 }
 

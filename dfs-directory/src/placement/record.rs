@@ -21,8 +21,8 @@ pub struct ServerRecord {
     pub incarnation: Incarnation,
     /// `HOST:PORT` for mounts and other servers.
     pub address: String,
-    /// This run began with everything that the run before it had stored.
-    pub clean: bool,
+    /// Earlier runs of which the present one has everything: each run since stopped cleanly.
+    pub intact_since: Vec<Incarnation>,
     /// As far as the log knows: registered and not declared gone since.
     pub alive: bool,
 }

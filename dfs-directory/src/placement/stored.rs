@@ -11,7 +11,7 @@ pub(super) struct StoredServer {
     node: u128,
     incarnation: u64,
     address: String,
-    clean: bool,
+    intact_since: Vec<u64>,
     alive: bool,
 }
 
@@ -26,7 +26,7 @@ impl From<&ServerRecord> for StoredServer {
             node: server.node.0,
             incarnation: server.incarnation.0,
             address: server.address.clone(),
-            clean: server.clean,
+            intact_since: server.intact_since.iter().map(|run| run.0).collect(),
             alive: server.alive,
         }
     }
@@ -38,7 +38,7 @@ impl From<StoredServer> for ServerRecord {
             node: NodeId(stored.node),
             incarnation: Incarnation(stored.incarnation),
             address: stored.address,
-            clean: stored.clean,
+            intact_since: stored.intact_since.into_iter().map(Incarnation).collect(),
             alive: stored.alive,
         }
     }

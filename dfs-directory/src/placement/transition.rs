@@ -17,13 +17,13 @@ use dfs_proto::ids::{Epoch, Incarnation, ServerId, ServerRun};
 use std::collections::BTreeMap;
 
 /// A file server, as far as a decision needs it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerView {
     /// Its present run, or the last one.
     pub incarnation: Incarnation,
     pub alive: bool,
-    /// The run began with everything that the run before it had stored.
-    pub clean: bool,
+    /// Earlier runs of which the present one has everything: each run since stopped cleanly.
+    pub intact_since: Vec<Incarnation>,
     /// May be taken (back) as joining. Withheld for a while from a server that is alive but did
     /// not answer.
     pub may_join: bool,
@@ -85,6 +85,8 @@ pub fn next(
         // The last epoch never served, so those of the one before it that are still there hold
         // every acknowledged write, also when they were voted out wrongly since.
         in_sync = group.survivors();
+    } else if equalise == Equalise::Everything && record.effective.is_some() {
+        in_sync = group.with_latecomers(in_sync);
     }
     let primary = group.primary(&in_sync, primaries);
     let members = group.members(&in_sync);
@@ -147,15 +149,21 @@ impl Group<'_> {
     /// In-sync members of the last epoch that are still there.
     fn kept(&self) -> Vec<ServerRun> {
         let config = &self.record.config;
-        let mut kept: Vec<_> = config.in_sync().filter(|run| self.is_alive(*run)).collect();
-        // A member that was promoted into an epoch that did not serve yet stands on the word
-        // of its primary: without that run it goes back to joining.
-        let primary_kept = kept.iter().any(|run| Some(run.server) == config.primary);
-        if !self.record.is_effective() && !primary_kept {
+        let kept = config.in_sync().filter(|run| self.is_alive(*run));
+        self.vouched(kept.collect())
+    }
+
+    /// A member that was promoted into an epoch that did not serve yet stands on the word of its
+    /// primary: without that run in the set it goes back to joining.
+    fn vouched(&self, mut set: Vec<ServerRun>) -> Vec<ServerRun> {
+        let primary_in = set
+            .iter()
+            .any(|run| Some(run.server) == self.record.config.primary);
+        if !self.record.is_effective() && !primary_in {
             let base = self.last_served_by();
-            kept.retain(|run| base.iter().any(|b| b.server == run.server));
+            set.retain(|run| base.iter().any(|b| b.server == run.server));
         }
-        kept
+        set
     }
 
     /// Members of the last epoch that served whose runs are still there.
@@ -175,15 +183,17 @@ impl Group<'_> {
     }
 
     fn vote_out(&self, in_sync: &mut Vec<ServerRun>, run: ServerRun, certain: bool) {
-        let rest = in_sync.iter().filter(|r| **r != run).count();
-        let joiner_ready = self
-            .record
-            .config
-            .joining()
-            .any(|joining| joining != run && self.is_alive(joining));
-        let enough = rest >= usize::from(self.record.config.min_in_sync) || joiner_ready;
-        if rest > 0 && (certain || enough) {
-            in_sync.retain(|r| *r != run);
+        let config = &self.record.config;
+        // Who is compared after an end of all members may be the only one that lost nothing.
+        if self.inherited_equalise() == Equalise::Everything {
+            return;
+        }
+        let rest = in_sync.iter().copied().filter(|member| *member != run);
+        let rest = self.vouched(rest.collect());
+        let ready = |joining: ServerRun| joining != run && self.is_alive(joining);
+        let enough = rest.len() >= usize::from(config.min_in_sync) || config.joining().any(ready);
+        if !rest.is_empty() && (certain || enough) {
+            *in_sync = rest;
         }
     }
 
@@ -221,10 +231,38 @@ impl Group<'_> {
         let clean: Vec<_> = back
             .iter()
             .copied()
-            .filter(|run| self.servers.get(&run.server).is_some_and(|view| view.clean))
+            .filter(|run| self.is_intact(*run))
             .collect();
         let set = if clean.is_empty() { back } else { clean };
         Some((set, Equalise::Everything))
+    }
+
+    /// A comparison of everything has begun and others that served last came back: they count
+    /// too, since the epoch never served. As at its beginning, who may have lost something only
+    /// where nobody has it all.
+    fn with_latecomers(&self, mut in_sync: Vec<ServerRun>) -> Vec<ServerRun> {
+        let all = in_sync.iter().any(|run| self.is_intact(*run));
+        for base in self.last_served_by() {
+            let Some(run) = self.present(base.server) else {
+                continue;
+            };
+            if !in_sync.contains(&run) && (!all || run == base || self.is_intact(run)) {
+                in_sync.push(run);
+            }
+        }
+        in_sync
+    }
+
+    /// Whether a run has everything that its server had when the group served last.
+    fn is_intact(&self, run: ServerRun) -> bool {
+        let base = self
+            .last_served_by()
+            .into_iter()
+            .find(|base| base.server == run.server);
+        let (Some(base), Some(view)) = (base, self.servers.get(&run.server)) else {
+            return false;
+        };
+        base == run || view.intact_since.contains(&base.incarnation)
     }
 
     /// The present primary while it is in-sync, else the member with the fewest other groups.

@@ -137,7 +137,7 @@ impl Registry {
             let view = ServerView {
                 incarnation: record.incarnation,
                 alive: record.alive && !gone.iter().any(|run| run.server == *server),
-                clean: record.clean,
+                intact_since: record.intact_since.clone(),
                 may_join: !self.withheld.contains_key(server),
             };
             (*server, view)

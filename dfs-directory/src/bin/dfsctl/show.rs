@@ -70,7 +70,7 @@ pub(crate) fn status(status: &Status, json: bool) -> String {
         let _ = writeln!(
             text,
             "directory  {} at {}, {role} in term {}, {} changes applied",
-            member.member, member.address, member.term, member.applied
+            member.member.0, member.address, member.term, member.applied
         );
     }
     let _ = writeln!(

@@ -1,0 +1,6 @@
+//! The transition against its table in the documentation, and against random histories.
+
+#![allow(clippy::unwrap_used)]
+
+mod history;
+mod table;
