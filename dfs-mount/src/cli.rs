@@ -62,10 +62,15 @@ pub(crate) fn parse(as_root: bool) -> Result<Options, String> {
 }
 
 fn from_arguments(arguments: Arguments, as_root: bool) -> Result<Options, String> {
-    let directories: Vec<String> =
-        arguments.directory.split(',').map(|a| a.trim().to_owned()).collect();
+    let directories: Vec<String> = arguments
+        .directory
+        .split(',')
+        .map(|a| a.trim().to_owned())
+        .collect();
     for address in &directories {
-        let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        let port = address
+            .rsplit_once(':')
+            .map(|(_, port)| port.parse::<u16>());
         if !matches!(port, Some(Ok(_))) {
             return Err(format!("'{address}' is not HOST:PORT"));
         }
@@ -162,7 +167,14 @@ mod tests {
     #[test]
     fn options_are_read() {
         let o = options(
-            &["h:1", "/mnt", "-o", "ro,nosuid,io_timeout=30,secret=/s", "-o", "_netdev,x-systemd.a=b"],
+            &[
+                "h:1",
+                "/mnt",
+                "-o",
+                "ro,nosuid,io_timeout=30,secret=/s",
+                "-o",
+                "_netdev,x-systemd.a=b",
+            ],
             true,
         )
         .expect("good");
@@ -173,7 +185,15 @@ mod tests {
 
     #[test]
     fn what_is_no_good_is_told() {
-        assert!(options(&["host", "/mnt"], true).expect_err("no port").contains("HOST:PORT"));
-        assert!(options(&["h:1", "/mnt", "-o", "wizard"], true).expect_err("?").contains("wizard"));
+        assert!(
+            options(&["host", "/mnt"], true)
+                .expect_err("no port")
+                .contains("HOST:PORT")
+        );
+        assert!(
+            options(&["h:1", "/mnt", "-o", "wizard"], true)
+                .expect_err("?")
+                .contains("wizard")
+        );
     }
 }

@@ -38,7 +38,9 @@ fn start() -> Result<(), String> {
     match line.trim_end() {
         READY => Ok(()),
         "" => match child.wait() {
-            Ok(status) => Err(format!("the background process ended without a word ({status})")),
+            Ok(status) => Err(format!(
+                "the background process ended without a word ({status})"
+            )),
             Err(e) => Err(format!("the background process: {e}")),
         },
         message => {

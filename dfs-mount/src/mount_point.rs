@@ -46,7 +46,10 @@ pub(crate) fn prepare(path: &Path, as_root: bool) -> Result<PathBuf, String> {
     let say = |what: &str| format!("{}: {what}", path.display());
     match std::fs::metadata(path) {
         Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
-            log::warn!("{}: a dead mount is left here; taking it away", path.display());
+            log::warn!(
+                "{}: a dead mount is left here; taking it away",
+                path.display()
+            );
             detach(path, as_root).map_err(|e| say(&format!("can't unmount what is left: {e}")))?;
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -69,8 +72,12 @@ pub(crate) fn prepare(path: &Path, as_root: bool) -> Result<PathBuf, String> {
 /// Whether a mount of ours is at `path`, by the kernel's list: asking the mount itself could
 /// wait for it.
 pub(crate) fn is_mounted(path: &Path) -> bool {
-    let Ok(list) = std::fs::read("/proc/self/mountinfo") else { return false };
-    list.split(|b| *b == b'\n').filter_map(parse_mount).any(|(at, kind)| at == path && kind == TYPE)
+    let Ok(list) = std::fs::read("/proc/self/mountinfo") else {
+        return false;
+    };
+    list.split(|b| *b == b'\n')
+        .filter_map(parse_mount)
+        .any(|(at, kind)| at == path && kind == TYPE)
 }
 
 /// Mount point and type of a line of mountinfo:
@@ -87,7 +94,9 @@ fn unescape(word: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word;
     while let Some((first, tail)) = rest.split_first() {
-        let digits = tail.get(..3).filter(|d| *first == b'\\' && d.iter().all(u8::is_ascii_digit));
+        let digits = tail
+            .get(..3)
+            .filter(|d| *first == b'\\' && d.iter().all(u8::is_ascii_digit));
         match digits {
             Some(d) => {
                 let value = d.iter().fold(0u32, |n, c| n * 8 + u32::from(c - b'0'));
@@ -137,7 +146,13 @@ pub(crate) fn file_name_for(path: &Path) -> String {
         b if b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_') => char::from(*b),
         _ => '_',
     };
-    path.as_os_str().as_bytes().iter().map(plain).collect::<String>().trim_matches('-').to_owned()
+    path.as_os_str()
+        .as_bytes()
+        .iter()
+        .map(plain)
+        .collect::<String>()
+        .trim_matches('-')
+        .to_owned()
 }
 
 #[cfg(test)]

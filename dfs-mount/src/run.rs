@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// How long a mount tries to reach the directory before it says that it can't.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// At the end: for flushing and ending the session while servers may be away.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(15);
 /// What the kernel reads ahead: one request of the largest size.
@@ -74,11 +76,18 @@ fn log_to(file: Option<&Path>) {
             // The open below tells what is wrong.
             let _ = std::fs::create_dir_all(dir);
         }
-        match std::fs::File::options().create(true).append(true).open(path) {
+        match std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+        {
             Ok(file) => {
                 builder.target(env_logger::Target::Pipe(Box::new(file)));
             }
-            Err(e) => eprintln!("dfs-mount: {}: {e}; logging to standard error", path.display()),
+            Err(e) => eprintln!(
+                "dfs-mount: {}: {e}; logging to standard error",
+                path.display()
+            ),
         }
     }
     builder.init();
@@ -89,13 +98,10 @@ fn serve(options: &Options, as_root: bool, ready: impl FnOnce()) -> Result<(), S
     let at = mount_point::prepare(&options.mount_point, as_root)?;
     let secret = match &options.secret_file {
         None => None,
-        Some(file) => Some(
-            dfs_proto::handshake::Secret::from_file(file)
-                .map_err(|e| format!("{}: {e}", file.display()))?,
-        ),
+        Some(file) => Some(dfs_proto::transport::read_secret(file).map_err(|e| e.to_string())?),
     };
-    // One thread runs everything but the blocking calls: waking another core is dearer than what
-    // a request costs.
+    // Signals, recalls of the kernel's caches and the blocking calls; requests run on the client
+    // core's own threads.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -118,12 +124,11 @@ async fn live(
     as_root: bool,
     ready: impl FnOnce(),
 ) -> Result<(), String> {
-    let runtime = tokio::runtime::Handle::current();
-    let caches = MountCaches::new(runtime.clone());
-    let client = Client::connect(client_options, caches.for_client())
+    let caches = MountCaches::new(tokio::runtime::Handle::current());
+    let client = Client::connect(client_options, caches.for_client(), CONNECT_PATIENCE)
         .await
         .map_err(|e| format!("{}: {e}", options.directories.join(",")))?;
-    let session = match fuse::mount(client.clone(), &caches, options, &at, runtime) {
+    let session = match fuse::mount(client.clone(), &caches, options, &at) {
         Ok(session) => session,
         Err(message) => {
             end_session(&client).await;
@@ -141,7 +146,11 @@ async fn live(
     // It looks at the mount, which this thread must serve meanwhile.
     let looked_at = at.clone();
     let _ = tokio::task::spawn_blocking(move || set_read_ahead(&looked_at)).await;
-    log::info!("{} is mounted on {}", options.directories.join(","), at.display());
+    log::info!(
+        "{} is mounted on {}",
+        options.directories.join(","),
+        at.display()
+    );
     ready();
 
     tokio::select! {
@@ -179,7 +188,11 @@ async fn end_session(client: &Client) {
 }
 
 async fn told_to_end() {
-    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+    let kinds = [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ];
     let [Ok(mut term), Ok(mut int), Ok(mut hup)] = kinds.map(signal) else {
         log::error!("can't listen for signals; unmount with umount or fusermount3 -u");
         return std::future::pending().await;
@@ -196,7 +209,9 @@ fn set_read_ahead(at: &Path) {
     #[cfg(target_os = "linux")]
     {
         use std::os::unix::fs::MetadataExt;
-        let Ok(meta) = std::fs::metadata(at) else { return };
+        let Ok(meta) = std::fs::metadata(at) else {
+            return;
+        };
         let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
         let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
         if let Err(e) = std::fs::write(&file, READ_AHEAD_KIB.to_string()) {

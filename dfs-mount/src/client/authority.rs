@@ -54,7 +54,7 @@ impl Authority {
     /// caller's.
     pub fn wrote(&mut self, end: u64, now: Timestamp, clock: u64) {
         self.attr.size = self.attr.size.max(end);
-        self.attr.modified = self.attr.modified.max(now);
+        self.attr.modified = now;
         self.attr.changed = self.attr.changed.max(now);
         if !self.is_unpushed() {
             self.unpushed_since = clock;

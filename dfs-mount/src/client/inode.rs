@@ -193,6 +193,10 @@ impl InodeTable {
         inode.clone()
     }
 
+    pub(super) fn len(&self) -> usize {
+        lock(&self.inodes).len()
+    }
+
     pub(super) fn all(&self) -> Vec<Arc<Inode>> {
         lock(&self.inodes).values().cloned().collect()
     }

@@ -26,6 +26,8 @@ pub(super) enum LinkState {
     /// No leader is known, or it is being told what this mount holds.
     Connecting,
     Up(Arc<Up>),
+    /// Refused in words before there was a session: it will not mend by itself.
+    Refused(Error),
     /// The mount is going away.
     Ended,
 }
@@ -78,6 +80,9 @@ pub(super) async fn run(core: Arc<Core>) {
             Err(error) => {
                 if error.code == ErrorCode::HandshakeRefused {
                     log::error!("{error}");
+                    if session.is_none() {
+                        core.link.send_replace(LinkState::Refused(error.clone()));
+                    }
                 }
                 let address = dialer.addresses[dialer.next].clone();
                 dialer.turn(&error);
@@ -277,6 +282,7 @@ impl Core {
         loop {
             match &*watching.borrow_and_update() {
                 LinkState::Up(up) if !up.connection.is_closed() => return Ok(up.clone()),
+                LinkState::Refused(error) => return Err(error.clone()),
                 LinkState::Ended => {
                     return Err(Error::new(ErrorCode::ShuttingDown, "the mount has ended"));
                 }

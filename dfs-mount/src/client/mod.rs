@@ -78,7 +78,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Client {
     core: Arc<Core>,
-    threads: Arc<Threads>,
+    /// The last clone takes the threads along.
+    _threads: Arc<Threads>,
 }
 
 impl Client {
@@ -90,7 +91,10 @@ impl Client {
         patience: Duration,
     ) -> Result<Self> {
         let (core, threads) = start::start(options, kernel)?;
-        let client = Self { core, threads };
+        let client = Self {
+            core,
+            _threads: threads,
+        };
         match tokio::time::timeout(patience, client.core.up()).await {
             Ok(Ok(_)) => Ok(client),
             Ok(Err(error)) => Err(error),
@@ -300,7 +304,7 @@ impl Client {
         .await
     }
 
-    /// Opens an inode; the open ends when the last clone of the handle is dropped.
+    /// Opens a regular file; the open ends when the last clone of the handle is dropped.
     pub async fn open(&self, inode: InodeId, mode: OpenMode) -> Result<Handle> {
         self.limited(self.core.open(inode, mode)).await
     }
@@ -386,9 +390,7 @@ impl Client {
     /// Pushes what is unpushed and ends the session: locks and leases are free at once. Requests
     /// in flight get `ShuttingDown` afterwards.
     pub async fn shutdown(&self) -> Result<()> {
-        let result = self.core.end().await;
-        self.threads.stop();
-        result
+        self.core.end().await
     }
 
     async fn change(&self, mutation: Mutation) -> Result<()> {

@@ -16,8 +16,9 @@ use std::time::Duration;
 /// Leases held without use beyond this many are given back, the oldest first.
 const IDLE_LEASES_MAX: usize = 100_000;
 
-/// How often the unpushed and the idle are looked at.
+/// How often the unpushed are looked at, and after how many looks the whole table is.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+const TABLE_SWEEP_TICKS: u32 = 10;
 
 impl Core {
     /// Pushes what is unpushed. Returns the size that the directory's log has then, if this
@@ -89,14 +90,18 @@ impl Core {
         let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stopping = self.stopping.subscribe();
+        let mut ticked = 0u32;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 _ = stopping.wait_for(|stop| *stop) => return,
             }
             self.push_old();
-            self.return_idle();
-            self.inodes.sweep();
+            ticked += 1;
+            if ticked.is_multiple_of(TABLE_SWEEP_TICKS) {
+                self.return_idle();
+                self.inodes.sweep();
+            }
         }
     }
 
@@ -128,12 +133,11 @@ impl Core {
     }
 
     fn return_idle(self: &Arc<Self>) {
-        let all = self.inodes.all();
-        if all.len() <= IDLE_LEASES_MAX {
+        if self.inodes.len() <= IDLE_LEASES_MAX {
             return;
         }
+        let all = self.inodes.all().into_iter();
         let mut idle: Vec<(u64, Arc<Inode>)> = all
-            .into_iter()
             .filter_map(|inode| {
                 let state = inode.state();
                 let used_at = state.used_at;

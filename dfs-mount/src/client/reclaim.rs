@@ -116,14 +116,20 @@ impl Core {
             for (inode, grant) in page_leases.iter().zip(answer.leases) {
                 let kept = {
                     let mut state = inode.state();
-                    let held = grant.as_ref().map(|g| Held {
-                        grant: g.grant,
-                        kind: g.kind,
-                    });
-                    if let (Some(grant), Some(data)) = (&grant, &mut state.data) {
-                        data.learn(&grant.attr);
+                    match grant {
+                        // Given back while it was being reclaimed: a new lease, as if asked for.
+                        Some(grant) if !state.lease.holds_exclusive() => state.accept(&grant),
+                        Some(grant) => {
+                            if let Some(data) = &mut state.data {
+                                data.learn(&grant.attr);
+                            }
+                            state.lease.reclaimed(Some(Held {
+                                grant: grant.grant,
+                                kind: grant.kind,
+                            }))
+                        }
+                        None => state.lease.reclaimed(None),
                     }
-                    state.lease.reclaimed(held)
                 };
                 if !kept {
                     log::warn!("{}: the exclusive lease could not be kept", inode.id);

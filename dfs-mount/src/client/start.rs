@@ -2,7 +2,6 @@
 
 use super::clock;
 use super::core::Core;
-use super::guard::lock;
 use super::kernel::KernelCache;
 use super::link::{self, LinkState};
 use super::types::ClientOptions;
@@ -15,7 +14,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 /// Inodes that are pushed at once at the end.
 const PUSHES_AT_ONCE: usize = 32;
@@ -26,23 +25,13 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// The threads that run the client's two runtimes.
 #[derive(Debug)]
 pub(super) struct Threads {
-    stop: Arc<Notify>,
-    joins: Mutex<Vec<std::thread::JoinHandle<()>>>,
-}
-
-impl Threads {
-    /// Lets the threads end. They are not waited for: the caller may be one of them.
-    pub(super) fn stop(&self) {
-        self.stop.notify_waiters();
-        for _ in lock(&self.joins).drain(..) {
-            self.stop.notify_one();
-        }
-    }
+    stop: watch::Sender<bool>,
 }
 
 impl Drop for Threads {
+    /// Lets the threads end. They are not waited for: the caller may be one of them.
     fn drop(&mut self) {
-        self.stop();
+        self.stop.send_replace(true);
     }
 }
 
@@ -54,18 +43,17 @@ fn runtime() -> Result<Runtime> {
 }
 
 /// Runs a runtime on a thread of its own until it is told to stop.
-fn spawn(
-    name: &str,
-    stop: &Arc<Notify>,
-) -> Result<(tokio::runtime::Handle, std::thread::JoinHandle<()>)> {
+fn spawn(name: &str, mut stop: watch::Receiver<bool>) -> Result<tokio::runtime::Handle> {
     let runtime = runtime()?;
     let handle = runtime.handle().clone();
-    let stop = stop.clone();
-    let thread = std::thread::Builder::new()
+    std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(move || runtime.block_on(stop.notified()))
+        .spawn(move || {
+            // An error means that the sender is gone: the end as well.
+            let _ = runtime.block_on(stop.wait_for(|stop| *stop));
+        })
         .map_err(|e| Error::new(ErrorCode::Internal, format!("no thread for {name}: {e}")))?;
-    Ok((handle, thread))
+    Ok(handle)
 }
 
 fn random() -> Result<[u8; 24]> {
@@ -86,13 +74,10 @@ pub(super) fn start(
             "no address of a directory was given",
         ));
     }
-    let stop = Arc::new(Notify::new());
-    let (names, names_thread) = spawn("dfs-names", &stop)?;
-    let (data, data_thread) = spawn("dfs-data", &stop)?;
-    let threads = Arc::new(Threads {
-        stop,
-        joins: Mutex::new(vec![names_thread, data_thread]),
-    });
+    let stop = watch::Sender::new(false);
+    let names = spawn("dfs-names", stop.subscribe())?;
+    let data = spawn("dfs-data", stop.subscribe())?;
+    let threads = Arc::new(Threads { stop });
     let random = random()?;
     let (node, run) = random.split_at(16);
     let number = |bytes: &[u8]| bytes.iter().fold(0u128, |n, b| n << 8 | u128::from(*b));

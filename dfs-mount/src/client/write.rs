@@ -73,9 +73,11 @@ impl Core {
             let Some((layout, size)) = data_of(inode).filter(|_| right.is_valid()) else {
                 continue;
             };
-            let offset = match at {
-                WriteAt::Offset(offset) => offset,
-                WriteAt::End => size,
+            let offset = match (at, wanted) {
+                (WriteAt::Offset(offset), _) => offset,
+                // It was truncated meanwhile: the place in the order is the wrong one.
+                (WriteAt::End, Access::Write { start, .. }) if size < start => continue,
+                (WriteAt::End, _) => size,
             };
             end_of(offset, data.len())?;
             let mut taken = data.clone();

@@ -1,33 +1,26 @@
 //! The FUSE library's callbacks, each turned into a call of the client core. No policy lives here
-//! and no callback waits: the reply is moved into a task.
-//!
-//! A caller that is killed gets its thread back within 100 ms. What it asked for and may have
-//! been applied goes on in the background, so that its outcome is defined.
+//! and no callback waits; see `serve`.
 
-use super::caches::{Caches, Serve};
-use super::caller::{self, Ends};
 use super::convert;
-use super::handles::{Handles, Opened};
-use super::interrupt::until_interrupted;
+use super::data::IncomingWrite;
+use super::handles::Opened;
 use super::listing::Listing;
-use crate::client::{
-    Allocate, Client, Created, Handle, OpenMode, ReadMode, WriteAt, WriteMode,
-};
+use super::serve::{Adapter, inode};
+use crate::client::{Allocate, AttrAnswer};
 use dfs_proto::attr::{SetAttr, SetTime};
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::InodeId;
+use dfs_proto::ids;
 use dfs_proto::limits::IO_BYTES_MAX;
-use dfs_proto::msg::namespace::{Creator, DirPageEntry, RenameFlags};
-use dfs_proto::name::FileName;
+use dfs_proto::lock::LockSpace;
+use dfs_proto::msg::namespace::{Creator, RenameFlags};
 use dfs_proto::payload::Payload;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
-use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -36,132 +29,23 @@ use std::time::{Duration, SystemTime};
 /// Names are never cached: another mount may change them at any moment.
 const ENTRY_TTL: Duration = Duration::ZERO;
 /// Attributes of an inode that the kernel may not have yet can't be taken back.
-const UNCONFIRMED_TTL: Duration = Duration::ZERO;
+pub(super) const UNCONFIRMED_TTL: Duration = Duration::ZERO;
 /// Inode numbers are never reused.
-const GENERATION: Generation = Generation(0);
+pub(super) const GENERATION: Generation = Generation(0);
 /// What the kernel may have under way at once; READs that are kept waiting count too.
 const MAX_BACKGROUND: u16 = 2048;
 const STATFS_BLOCK_BYTES: u32 = 4096;
 
-/// The file system as the FUSE library sees it.
-#[derive(Debug)]
-pub(super) struct Adapter {
-    pub(super) client: Client,
-    pub(super) caches: Arc<Caches>,
-    pub(super) handles: Arc<Handles>,
-    pub(super) locks: super::locks::LockCalls,
-    pub(super) runtime: tokio::runtime::Handle,
-}
-
-/// A reply that can carry an error.
-pub(super) trait Refuse: Send + 'static {
-    fn refuse(self, errno: Errno);
-}
-
-macro_rules! refuse {
-    ($($reply:ty),*) => {
-        $(impl Refuse for $reply {
-            fn refuse(self, errno: Errno) {
-                self.error(errno);
-            }
-        })*
-    };
-}
-refuse!(
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyLock, ReplyOpen, ReplyStatfs, ReplyWrite
-);
-
-pub(super) fn inode(number: INodeNo) -> InodeId {
-    InodeId(number.0)
-}
-
-fn bad_handle() -> Error {
-    Error::from(ErrorCode::BadHandle)
-}
-
-/// The caller died while it waited.
-pub(super) const INTERRUPTED: Errno = Errno::EINTR;
-
-impl Adapter {
-    /// Answers with what `work` gives; `work` is dropped when the caller dies.
-    fn query<T, R: Refuse>(
-        &self,
-        request: &Request,
-        reply: R,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-        answer: impl FnOnce(R, T) + Send + 'static,
-    ) {
-        let thread = request.pid();
-        self.runtime.spawn(async move {
-            match until_interrupted(thread, Ends::Death, work).await {
-                Ok(Ok(value)) => answer(reply, value),
-                Ok(Err(e)) => reply.refuse(convert::errno(&e)),
-                Err(_) => reply.refuse(INTERRUPTED),
-            }
-        });
-    }
-
-    /// Answers with what `work` gives; `work` goes on when the caller dies, and its result then
-    /// goes to `unwanted`.
-    pub(super) fn change<T: Send + 'static, R: Refuse>(
-        &self,
-        request: &Request,
-        reply: R,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-        answer: impl FnOnce(R, T) + Send + 'static,
-        unwanted: impl FnOnce(T) + Send + 'static,
-    ) {
-        let thread = request.pid();
-        self.runtime.spawn(async move {
-            let mut work = tokio::spawn(work);
-            match until_interrupted(thread, Ends::Death, &mut work).await {
-                Ok(Ok(Ok(value))) => answer(reply, value),
-                Ok(Ok(Err(e))) => reply.refuse(convert::errno(&e)),
-                Ok(Err(e)) => {
-                    log::error!("a request ended in a defect: {e}");
-                    reply.refuse(Errno::EIO);
-                }
-                Err(_) => {
-                    reply.refuse(INTERRUPTED);
-                    if let Ok(Ok(value)) = work.await {
-                        unwanted(value);
-                    }
-                }
-            }
-        });
-    }
-
-    pub(super) fn file(&self, number: FileHandle) -> Result<Handle> {
-        self.handles.file(number.0).ok_or_else(bad_handle)
-    }
-}
-
-fn entry(reply: ReplyEntry, attr: crate::client::AttrAnswer) {
+fn entry(reply: ReplyEntry, attr: AttrAnswer) {
     let attr = convert::attr(&attr.attr);
     reply.entry_with_ttls(&UNCONFIRMED_TTL, &ENTRY_TTL, &attr, GENERATION);
 }
 
-fn creator(request: &Request) -> Creator {
-    Creator { uid: request.uid(), gid: request.gid() }
-}
-
-/// Direct I/O for whatever can write: two mounts that write through the page cache would wait
-/// for each other or lose sight of their own writes. Read-only opens keep what is cached.
-fn open_flags(flags: i32) -> FopenFlags {
-    if writes(flags) || flags & libc::O_APPEND != 0 {
-        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
-    } else {
-        FopenFlags::FOPEN_KEEP_CACHE
+pub(super) fn creator(request: &Request) -> Creator {
+    Creator {
+        uid: request.uid(),
+        gid: request.gid(),
     }
-}
-
-fn writes(flags: i32) -> bool {
-    flags & libc::O_ACCMODE != libc::O_RDONLY
-}
-
-fn open_mode(flags: i32) -> OpenMode {
-    OpenMode { read: flags & libc::O_ACCMODE != libc::O_WRONLY, write: writes(flags) }
 }
 
 impl Filesystem for Adapter {
@@ -216,12 +100,6 @@ impl Filesystem for Adapter {
         self.query(request, reply, work, entry);
     }
 
-    fn forget(&self, _: &Request, ino: INodeNo, _: u64) {
-        // Partly forgotten inodes are in the cache still; pages of theirs are noted again by
-        // the next READ, and the ones there are under a lease whose recall drops everything.
-        let _ = ino;
-    }
-
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let (client, caches, ino) = (self.client.clone(), self.caches.clone(), inode(ino));
         let work = async move {
@@ -267,20 +145,16 @@ impl Filesystem for Adapter {
             modified: time(mtime).filter(|t| size.is_none() || *t != SetTime::Now),
         };
         let work = async move {
-            let mut answer = None;
+            let answer = client.setattr(ino, set, size).await?;
             if let Some(size) = size {
-                answer = Some(client.set_size(ino, size).await?);
                 caches.written_beside(ino, size, u64::MAX - size).await;
             }
-            if set != SetAttr::default() || answer.is_none() {
-                answer = Some(client.setattr(ino, set).await?);
-            }
-            answer.ok_or_else(|| Error::from(ErrorCode::Internal))
+            Ok(answer)
         };
-        let answer = |reply: ReplyAttr, answer: crate::client::AttrAnswer| {
+        let answer = |reply: ReplyAttr, answer: AttrAnswer| {
             reply.attr(&UNCONFIRMED_TTL, &convert::attr(&answer.attr));
         };
-        self.change(request, reply, work, answer, drop);
+        self.change(request, reply, work, answer);
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -304,9 +178,11 @@ impl Filesystem for Adapter {
         let work = async move {
             let kind = convert::kind_of_mode(mode).ok_or(ErrorCode::InvalidArgument)?;
             let mode = convert::permission_bits(mode);
-            client.mknod(parent, name?, kind, mode, u64::from(rdev), creator).await
+            client
+                .mknod(parent, name?, kind, mode, u64::from(rdev), creator)
+                .await
         };
-        self.change(request, reply, work, entry, drop);
+        self.change(request, reply, work, entry);
     }
 
     fn mkdir(
@@ -322,21 +198,21 @@ impl Filesystem for Adapter {
         let name = convert::name(name);
         let mode = convert::permission_bits(mode);
         let work = async move { client.mkdir(parent, name?, mode, creator).await };
-        self.change(request, reply, work, entry, drop);
+        self.change(request, reply, work, entry);
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (client, parent, uid) = (self.client.clone(), inode(parent), request.uid());
         let name = convert::name(name);
         let work = async move { client.unlink(parent, name?, uid).await };
-        self.change(request, reply, work, |reply, ()| reply.ok(), drop);
+        self.change(request, reply, work, |reply, ()| reply.ok());
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (client, parent, uid) = (self.client.clone(), inode(parent), request.uid());
         let name = convert::name(name);
         let work = async move { client.rmdir(parent, name?, uid).await };
-        self.change(request, reply, work, |reply, ()| reply.ok(), drop);
+        self.change(request, reply, work, |reply, ()| reply.ok());
     }
 
     fn symlink(
@@ -351,7 +227,7 @@ impl Filesystem for Adapter {
         let name = convert::name(link_name);
         let target = target.as_os_str().as_bytes().to_vec();
         let work = async move { client.symlink(parent, name?, target, creator).await };
-        self.change(request, reply, work, entry, drop);
+        self.change(request, reply, work, entry);
     }
 
     fn rename(
@@ -369,9 +245,11 @@ impl Filesystem for Adapter {
         let (name, newname) = (convert::name(name), convert::name(newname));
         let work = async move {
             let flags = rename_flags(flags)?;
-            client.rename(parent, name?, newparent, newname?, flags, uid).await
+            client
+                .rename((parent, name?), (newparent, newname?), flags, uid)
+                .await
         };
-        self.change(request, reply, work, |reply, ()| reply.ok(), drop);
+        self.change(request, reply, work, |reply, ()| reply.ok());
     }
 
     fn link(
@@ -385,20 +263,11 @@ impl Filesystem for Adapter {
         let (client, ino, parent) = (self.client.clone(), inode(ino), inode(newparent));
         let name = convert::name(newname);
         let work = async move { client.link(ino, parent, name?).await };
-        self.change(request, reply, work, entry, drop);
+        self.change(request, reply, work, entry);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (client, ino) = (self.client.clone(), inode(ino));
-        let (handles, client_for_unwanted) = (self.handles.clone(), self.client.clone());
-        let work = async move { client.open(ino, open_mode(flags.0)).await };
-        let answer = move |reply: ReplyOpen, handle: Handle| {
-            let number = handles.insert(Opened::File(handle));
-            reply.opened(FileHandle(number), open_flags(flags.0));
-        };
-        self.change(request, reply, work, answer, move |handle| {
-            client_for_unwanted.release(handle);
-        });
+        self.start_open(request, inode(ino), flags.0, reply);
     }
 
     fn create(
@@ -411,37 +280,14 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (client, parent, creator) = (self.client.clone(), inode(parent), creator(request));
-        let name = convert::name(name);
-        let (handles, client_for_unwanted) = (self.handles.clone(), self.client.clone());
-        let exclusive = flags & libc::O_EXCL != 0;
-        let mode = convert::permission_bits(mode);
-        let work = async move {
-            let name: FileName = name?;
-            let made =
-                client.create(parent, name, mode, creator, open_mode(flags), exclusive).await?;
-            if made.created {
-                return Ok(made);
-            }
-            // Another host was faster, so the kernel has checked no permission on this file. It
-            // looks the name up again for ESTALE, finds the file and opens it the usual way.
-            client.release(made.handle);
-            Err(Error::from(ErrorCode::Stale))
-        };
-        let answer = move |reply: ReplyCreate, made: Created| {
-            let number = handles.insert(Opened::File(made.handle));
-            let attr = convert::attr(&made.attr.attr);
-            reply.created(
-                &UNCONFIRMED_TTL,
-                &attr,
-                GENERATION,
-                FileHandle(number),
-                open_flags(flags),
-            );
-        };
-        self.change(request, reply, work, answer, move |made| {
-            client_for_unwanted.release(made.handle);
-        });
+        self.start_create(
+            request,
+            inode(parent),
+            convert::name(name),
+            mode,
+            flags,
+            reply,
+        );
     }
 
     fn read(
@@ -455,39 +301,14 @@ impl Filesystem for Adapter {
         lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let (client, handle) = (self.client.clone(), self.file(fh));
         // The kernel names a lock owner for direct I/O only: without one the READ fills pages.
         let cached = match lock_owner {
             Some(_) => None,
-            None => self.caches.read_arrived(inode(ino), offset, u64::from(size)),
+            None => self
+                .caches
+                .read_arrived(inode(ino), offset, u64::from(size)),
         };
-        let thread = request.pid();
-        self.runtime.spawn(async move {
-            let handle = match handle {
-                Ok(handle) => handle,
-                Err(e) => return reply.error(convert::errno(&e)),
-            };
-            let read = |serve: Serve| {
-                let mode = match serve {
-                    Serve::Normal | Serve::Parked => ReadMode::Normal,
-                    Serve::Unblock => ReadMode::Unblock,
-                };
-                client.read(&handle, mode, offset, size)
-            };
-            let work = async {
-                match &cached {
-                    Some(cached) => cached.serve(read).await,
-                    None => read(Serve::Normal).await,
-                }
-            };
-            match until_interrupted(thread, Ends::Death, work).await {
-                // The right to have read them goes after the answer is out.
-                Ok(Ok(data)) => reply.data(&data),
-                Ok(Err(e)) => reply.error(convert::errno(&e)),
-                Err(_) => reply.error(INTERRUPTED),
-            }
-            drop(cached);
-        });
+        self.start_read(request, self.file(fh), cached, offset, size, reply);
     }
 
     fn write(
@@ -502,32 +323,14 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let (client, caches, ino) = (self.client.clone(), self.caches.clone(), inode(ino));
-        let handle = self.file(fh);
-        let launder = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let at = if flags.0 & libc::O_APPEND != 0 && !launder {
-            // The kernel's idea of the end is old when another host appends.
-            WriteAt::End
-        } else {
-            WriteAt::Offset(offset)
+        let write = IncomingWrite {
+            inode: inode(ino),
+            offset,
+            data: Payload::copy_from(data),
+            launder: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            flags: flags.0,
         };
-        let mode = if launder { WriteMode::Launder } else { WriteMode::Normal };
-        let synced = !launder && flags.0 & libc::O_DSYNC != 0;
-        let data = Payload::copy_from(data);
-        let work = async move {
-            let handle = handle?;
-            let len = data.len() as u64;
-            let written = client.write(&handle, at, mode, data).await?;
-            if !launder {
-                caches.write_served(ino);
-                caches.written_beside(ino, written.offset, len).await;
-            }
-            if synced {
-                client.fsync(&handle, flags.0 & libc::O_SYNC != libc::O_SYNC).await?;
-            }
-            Ok(len as u32)
-        };
-        self.change(request, reply, work, |reply, len| reply.written(len), drop);
+        self.start_write(request, self.file(fh), write, reply);
     }
 
     fn flush(
@@ -539,9 +342,15 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (client, handle) = (self.client.clone(), self.file(fh));
-        let owner = dfs_proto::ids::LockOwner(lock_owner.0);
-        let work = async move { client.flush(&handle?, owner).await };
-        self.change(request, reply, work, |reply, ()| reply.ok(), drop);
+        let owner = ids::LockOwner(lock_owner.0);
+        // A close by a process lets go of all its byte-range locks on the file. Data and errors
+        // need nothing here: each write was answered when it was done.
+        let work = async move {
+            client
+                .release_owner(handle?.inode(), LockSpace::Posix, owner)
+                .await
+        };
+        self.change(request, reply, work, |reply, ()| reply.ok());
     }
 
     fn release(
@@ -554,14 +363,26 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        if let Some(Opened::File(handle)) = self.handles.remove(fh.0) {
-            if let Some(owner) = lock_owner {
-                // The kernel doesn't wait for this answer, so the lock goes first and fast.
-                self.client.release_flock(&handle, dfs_proto::ids::LockOwner(owner.0));
+        let Some(Opened::File(handle)) = self.handles.remove(fh.0) else {
+            return reply.ok();
+        };
+        let Some(owner) = lock_owner else {
+            drop(handle);
+            return reply.ok();
+        };
+        // The last close of an open file description. The kernel doesn't wait for the answer, so
+        // the lock goes first and fast.
+        let (client, owner) = (self.client.clone(), ids::LockOwner(owner.0));
+        self.client.names_runtime().spawn(async move {
+            let released = client
+                .release_owner(handle.inode(), LockSpace::Flock, owner)
+                .await;
+            if let Err(e) = released {
+                log::warn!("{}: its flock is not released: {e}", handle.inode());
             }
-            self.client.release(handle);
-        }
-        reply.ok();
+            drop(handle);
+            reply.ok();
+        });
     }
 
     fn fsync(
@@ -569,12 +390,13 @@ impl Filesystem for Adapter {
         request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
-        datasync: bool,
+        _datasync: bool,
         reply: ReplyEmpty,
     ) {
         let (client, handle) = (self.client.clone(), self.file(fh));
-        let work = async move { client.fsync(&handle?, datasync).await };
-        self.change(request, reply, work, |reply, ()| reply.ok(), drop);
+        // The size belongs to the data, so fdatasync is the same.
+        let work = async move { client.fsync(&handle?).await };
+        self.change_data(request, reply, work, |reply, ()| reply.ok());
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -589,39 +411,9 @@ impl Filesystem for Adapter {
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        let (client, listing) = (self.client.clone(), self.handles.dir(fh.0));
-        let thread = request.pid();
-        self.runtime.spawn(async move {
-            let Some(listing) = listing else { return reply.refuse(Errno::EBADF) };
-            let work = async {
-                let mut listing = listing.lock().await;
-                let add = |entry: &DirPageEntry| {
-                    let cookie = super::listing::cookie(entry);
-                    match entry {
-                        DirPageEntry::SelfDir { inode } => {
-                            reply.add(INodeNo(inode.0), cookie, FileType::Directory, ".")
-                        }
-                        DirPageEntry::Parent { inode } => {
-                            reply.add(INodeNo(inode.0), cookie, FileType::Directory, "..")
-                        }
-                        DirPageEntry::Entry(e) => reply.add(
-                            INodeNo(e.inode.0),
-                            cookie,
-                            convert::file_type(e.kind),
-                            OsStr::from_bytes(e.name.as_bytes()),
-                        ),
-                    }
-                };
-                listing.fill(&client, offset, false, add).await
-            };
-            match until_interrupted(thread, Ends::Death, work).await {
-                Ok(Ok(())) => reply.ok(),
-                Ok(Err(e)) => reply.refuse(convert::errno(&e)),
-                Err(_) => reply.refuse(INTERRUPTED),
-            }
-        });
+        self.start_listing(request, fh, offset, reply);
     }
 
     fn readdirplus(
@@ -630,55 +422,12 @@ impl Filesystem for Adapter {
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let (client, listing) = (self.client.clone(), self.handles.dir(fh.0));
-        let thread = request.pid();
-        self.runtime.spawn(async move {
-            let Some(listing) = listing else { return reply.refuse(Errno::EBADF) };
-            let work = async {
-                let mut listing = listing.lock().await;
-                let mut add = |number: InodeId, cookie, name: &OsStr, attr: &fuser::FileAttr| {
-                    reply.add(INodeNo(number.0), cookie, name, &UNCONFIRMED_TTL, attr, GENERATION)
-                };
-                let add = |entry: &DirPageEntry| {
-                    let cookie = super::listing::cookie(entry);
-                    match entry {
-                        // The kernel takes no reference on these two.
-                        DirPageEntry::SelfDir { inode } => {
-                            add(*inode, cookie, ".".as_ref(), &convert::dir_placeholder(*inode))
-                        }
-                        DirPageEntry::Parent { inode } => {
-                            add(*inode, cookie, "..".as_ref(), &convert::dir_placeholder(*inode))
-                        }
-                        DirPageEntry::Entry(e) => {
-                            let name = OsStr::from_bytes(e.name.as_bytes());
-                            match &e.attr {
-                                Some(attr) => add(e.inode, cookie, name, &convert::attr(attr)),
-                                // Gone while the page was made: a lookup would not find it.
-                                None => false,
-                            }
-                        }
-                    }
-                };
-                listing.fill(&client, offset, true, add).await
-            };
-            match until_interrupted(thread, Ends::Death, work).await {
-                Ok(Ok(())) => reply.ok(),
-                Ok(Err(e)) => reply.refuse(convert::errno(&e)),
-                Err(_) => reply.refuse(INTERRUPTED),
-            }
-        });
+        self.start_listing_with_attr(request, fh, offset, reply);
     }
 
-    fn releasedir(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        fh: FileHandle,
-        _: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
+    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
         self.handles.remove(fh.0);
         reply.ok();
     }
@@ -761,7 +510,16 @@ impl Filesystem for Adapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
-        self.set_lock(request, fh, lock_owner, (start, end), typ, pid, sleep, reply);
+        self.set_lock(
+            request,
+            fh,
+            lock_owner,
+            (start, end),
+            typ,
+            pid,
+            sleep,
+            reply,
+        );
     }
 
     fn fallocate(
@@ -781,9 +539,18 @@ impl Filesystem for Adapter {
                 libc::FALLOC_FL_KEEP_SIZE => true,
                 _ => return Err(Error::from(ErrorCode::Unsupported)),
             };
-            client.allocate(&handle?, Allocate { offset, len: length, keep_size }).await
+            client
+                .allocate(
+                    &handle?,
+                    Allocate {
+                        offset,
+                        len: length,
+                        keep_size,
+                    },
+                )
+                .await
         };
-        self.change(request, reply, work, |reply, ()| reply.ok(), drop);
+        self.change_data(request, reply, work, |reply, ()| reply.ok());
     }
 
     // For these two the kernel has a way of its own and remembers to take it.
@@ -823,11 +590,4 @@ fn rename_flags(flags: fuser::RenameFlags) -> Result<RenameFlags> {
         return Err(Error::from(ErrorCode::InvalidArgument));
     }
     Ok(known)
-}
-
-impl Adapter {
-    /// Which space a lock call means; see `caller`.
-    pub(super) fn lock_call(&self, request: &Request) -> caller::LockCall {
-        caller::lock_call(request.pid())
-    }
 }

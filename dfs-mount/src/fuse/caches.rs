@@ -133,7 +133,12 @@ impl Caches {
         });
         entry.reads.insert(id, tell);
         drop(state);
-        Some(CachedRead { caches, inode, id, serve })
+        Some(CachedRead {
+            caches,
+            inode,
+            id,
+            serve,
+        })
     }
 
     fn read_answered(&self, inode: InodeId, id: ReadId) {
@@ -155,7 +160,11 @@ impl Caches {
     pub(super) async fn settled(&self, inode: InodeId) -> bool {
         let waiting = {
             let mut state = self.lock();
-            match state.entries.get_mut(&inode).filter(|entry| entry.gate.is_recalling()) {
+            match state
+                .entries
+                .get_mut(&inode)
+                .filter(|entry| entry.gate.is_recalling())
+            {
                 None => return false,
                 Some(entry) => {
                     let (tell, waiting) = oneshot::channel();
@@ -175,24 +184,27 @@ impl Caches {
         if len == 0 || !self.lock().filled.contains(&inode) {
             return;
         }
-        let Some(notifier) = self.notifier.get().cloned() else { return };
+        let Some(notifier) = self.notifier.get().cloned() else {
+            return;
+        };
         let range = PageRange::covering(offset, len);
         let done = tokio::task::spawn_blocking(move || invalidate(&notifier, inode, &[range]));
         // It can't fail but by the end of the runtime.
         let _ = done.await;
     }
 
-    /// The kernel has forgotten the inode, and its pages with it.
-    pub(super) fn forgotten(&self, inode: InodeId) {
-        self.lock().filled.remove(&inode);
-    }
-
     fn with_gate(&self, inode: InodeId, act: impl FnOnce(&mut Entry) -> Vec<RecallAction>) {
         let mut state = self.lock();
-        let Some(entry) = state.entries.get_mut(&inode) else { return };
+        let Some(entry) = state.entries.get_mut(&inode) else {
+            return;
+        };
         let actions = act(entry);
         self.execute(&mut state, inode, actions);
-        if state.entries.get(&inode).is_some_and(|entry| entry.gate.is_idle()) {
+        if state
+            .entries
+            .get(&inode)
+            .is_some_and(|entry| entry.gate.is_idle())
+        {
             state.entries.remove(&inode);
         }
     }
@@ -210,7 +222,9 @@ impl Caches {
                 RecallAction::Answer(reads) => self.tell(state, inode, &reads, Serve::Unblock),
                 RecallAction::Resume(reads) => self.tell(state, inode, &reads, Serve::Normal),
                 RecallAction::Finished => {
-                    let Some(entry) = state.entries.get_mut(&inode) else { continue };
+                    let Some(entry) = state.entries.get_mut(&inode) else {
+                        continue;
+                    };
                     for waiting in entry.settled.drain(..) {
                         // Whoever waited may have been interrupted.
                         let _ = waiting.send(());
@@ -224,7 +238,9 @@ impl Caches {
     }
 
     fn tell(&self, state: &mut State, inode: InodeId, reads: &[ReadId], serve: Serve) {
-        let Some(entry) = state.entries.get(&inode) else { return };
+        let Some(entry) = state.entries.get(&inode) else {
+            return;
+        };
         for tell in reads.iter().filter_map(|id| entry.reads.get(id)) {
             tell.send_replace(serve);
         }
@@ -280,7 +296,11 @@ impl KernelCache for Caches {
 fn invalidate(notifier: &Notifier, inode: InodeId, ranges: &[PageRange]) {
     for range in ranges {
         // A length of 0 means to the end of the file.
-        let len = if range.end == u64::MAX { 0 } else { range.end - range.start };
+        let len = if range.end == u64::MAX {
+            0
+        } else {
+            range.end - range.start
+        };
         let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(len)) else {
             continue;
         };

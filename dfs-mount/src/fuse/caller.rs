@@ -33,7 +33,10 @@ pub(crate) fn lock_call(thread: u32) -> LockCall {
 
 /// `NUMBER 0xARG0 0xARG1 ...`, or `running` when the thread is in no call.
 fn parse_lock_call(line: &str) -> LockCall {
-    let number = line.split_ascii_whitespace().next().and_then(|w| w.parse::<i64>().ok());
+    let number = line
+        .split_ascii_whitespace()
+        .next()
+        .and_then(|w| w.parse::<i64>().ok());
     match number {
         Some(libc::SYS_flock) => LockCall::Flock,
         Some(_) => LockCall::Fcntl,
@@ -104,7 +107,9 @@ impl SignalMasks {
         let mut masks = Self::default();
         let mut found = 0;
         for line in status.split(|b| *b == b'\n') {
-            let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
+            let Some(colon) = line.iter().position(|b| *b == b':') else {
+                continue;
+            };
             let (name, rest) = line.split_at(colon);
             let slot = match name {
                 b"SigPnd" => &mut masks.pending_thread,
@@ -148,7 +153,9 @@ mod tests {
     }
 
     fn ends(text: &str, by: Ends) -> bool {
-        SignalMasks::parse(text.as_bytes()).expect("complete").interrupts(by)
+        SignalMasks::parse(text.as_bytes())
+            .expect("complete")
+            .interrupts(by)
     }
 
     #[test]
@@ -176,7 +183,10 @@ mod tests {
         let int = bit(libc::SIGINT);
         assert!(!ends(&status(int, 0, int, 0, int), Ends::AnySignal));
         assert!(!ends(&status(int, 0, 0, int, 0), Ends::AnySignal));
-        assert!(!ends(&status(IGNORED_BY_DEFAULT | STOPPING, 0, 0, 0, 0), Ends::AnySignal));
+        assert!(!ends(
+            &status(IGNORED_BY_DEFAULT | STOPPING, 0, 0, 0, 0),
+            Ends::AnySignal
+        ));
     }
 
     #[test]
@@ -194,7 +204,10 @@ mod tests {
     #[test]
     fn flock_is_told_from_fcntl() {
         let flock = format!("{} 0x3 0x2 0x0 0x0 0x0 0x0 0x7ffd 0x7f1a", libc::SYS_flock);
-        let fcntl = format!("{} 0x3 0x7 0x7ffd 0x0 0x0 0x0 0x7ffd 0x7f1a", libc::SYS_fcntl);
+        let fcntl = format!(
+            "{} 0x3 0x7 0x7ffd 0x0 0x0 0x0 0x7ffd 0x7f1a",
+            libc::SYS_fcntl
+        );
         assert_eq!(parse_lock_call(&flock), LockCall::Flock);
         assert_eq!(parse_lock_call(&fcntl), LockCall::Fcntl);
         assert_eq!(parse_lock_call("running\n"), LockCall::Hidden);

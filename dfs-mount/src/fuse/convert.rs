@@ -145,17 +145,32 @@ mod tests {
     fn times_before_1970_keep_their_nanoseconds() {
         for (seconds, nanoseconds) in [(0, 0), (5, 7), (-1, 999_999_999), (-1, 0), (-86_400, 1)] {
             let set = set_time(as_library_reads(seconds, nanoseconds));
-            assert_eq!(set, SetTime::At(Timestamp { seconds, nanoseconds }));
+            assert_eq!(
+                set,
+                SetTime::At(Timestamp {
+                    seconds,
+                    nanoseconds
+                })
+            );
         }
     }
 
     #[test]
     fn stored_times_become_system_times() {
-        let time = system_time(Timestamp { seconds: -2, nanoseconds: 800_000_000 });
+        let time = system_time(Timestamp {
+            seconds: -2,
+            nanoseconds: 800_000_000,
+        });
         assert_eq!(time, UNIX_EPOCH - Duration::new(1, 200_000_000));
         // Far times don't panic.
-        system_time(Timestamp { seconds: i64::MAX, nanoseconds: 999_999_999 });
-        system_time(Timestamp { seconds: i64::MIN, nanoseconds: 0 });
+        system_time(Timestamp {
+            seconds: i64::MAX,
+            nanoseconds: 999_999_999,
+        });
+        system_time(Timestamp {
+            seconds: i64::MIN,
+            nanoseconds: 0,
+        });
     }
 
     #[test]

@@ -45,7 +45,10 @@ mod tests {
     use std::time::Instant;
 
     fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime")
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("runtime")
     }
 
     #[test]
@@ -56,8 +59,10 @@ mod tests {
 
     #[test]
     fn a_killed_caller_stops_waiting_soon() {
-        let mut child =
-            std::process::Command::new("sleep").arg("60").spawn().expect("sleep starts");
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .expect("sleep starts");
         let thread = child.id();
         let waited = runtime().block_on(async {
             let wait = until_interrupted(thread, Ends::Death, std::future::pending::<()>());

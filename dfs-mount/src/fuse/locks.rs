@@ -4,16 +4,20 @@
 //! while it waits. Where that can't be read (another user's process under an ordinary user's
 //! mount), an owner's locks go to the space of byte ranges, so that they exclude each other still.
 
-use super::adapter::{Adapter, INTERRUPTED, Refuse};
-use super::caller::{Ends, LockCall};
+use super::caller::{self, Ends, LockCall};
 use super::convert;
 use super::interrupt::until_interrupted;
-use crate::client::LockRequest;
+use super::serve::{Adapter, INTERRUPTED, Refuse};
+use crate::client::{Cancel, LockRequest};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::LockOwner;
 use dfs_proto::lock::{LockKind, LockRange, LockSpace};
 use fuser::{FileHandle, ReplyEmpty, ReplyLock, Request};
 use std::sync::Once;
+use std::time::Duration;
+
+/// How long an interrupted caller waits for the directory's word on its lock.
+const CANCEL_WAIT: Duration = Duration::from_millis(50);
 
 /// What is remembered about lock calls.
 #[derive(Debug)]
@@ -38,7 +42,11 @@ fn kind(typ: i32) -> Result<Option<LockKind>> {
 
 /// The kernel writes "to the end" as the largest file offset.
 fn range(start: u64, end: u64) -> Result<LockRange> {
-    let last = if end >= i64::MAX as u64 { u64::MAX } else { end };
+    let last = if end >= i64::MAX as u64 {
+        u64::MAX
+    } else {
+        end
+    };
     if start > last {
         return Err(Error::from(ErrorCode::InvalidArgument));
     }
@@ -56,7 +64,7 @@ impl Adapter {
     /// The space of the present call. Read before the handler returns, while the caller is
     /// asleep in that very call.
     fn space(&self, request: &Request) -> LockSpace {
-        match self.lock_call(request) {
+        match caller::lock_call(request.pid()) {
             LockCall::Flock => LockSpace::Flock,
             LockCall::Fcntl => LockSpace::Posix,
             LockCall::Hidden => {
@@ -91,21 +99,41 @@ impl Adapter {
                 LockSpace::Posix => range(start, end)?,
             };
             let owner = LockOwner(owner.0);
-            Ok((self.file(fh)?, LockRequest { space, owner, pid, kind, range, wait }))
+            Ok((
+                self.file(fh)?,
+                LockRequest {
+                    space,
+                    owner,
+                    pid,
+                    kind,
+                    range,
+                    wait,
+                },
+            ))
         });
         let (client, thread) = (self.client.clone(), request.pid());
-        self.runtime.spawn(async move {
+        self.client.names_runtime().spawn(async move {
             let (handle, lock) = match prepared {
                 Ok(prepared) => prepared,
                 Err(e) => return reply.refuse(convert::errno(&e)),
             };
-            // Dropped by an interruption, the wait is cancelled; a lock that was granted in the
-            // same moment is given back.
-            let work = client.set_lock(&handle, lock);
-            match until_interrupted(thread, Ends::AnySignal, work).await {
-                Ok(Ok(())) => reply.ok(),
-                Ok(Err(e)) => reply.refuse(convert::errno(&e)),
-                Err(_) => reply.refuse(INTERRUPTED),
+            let cancel = Cancel::default();
+            let mut work = std::pin::pin!(client.set_lock(&handle, lock, &cancel));
+            let answer = match until_interrupted(thread, Ends::AnySignal, &mut work).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    // The directory decides: cancelled, or granted in the same moment. Where it
+                    // doesn't answer, the caller goes and the wait is cancelled behind it.
+                    cancel.cancel();
+                    match tokio::time::timeout(CANCEL_WAIT, &mut work).await {
+                        Ok(answer) => answer,
+                        Err(_) => return reply.refuse(INTERRUPTED),
+                    }
+                }
+            };
+            match answer {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.refuse(convert::errno(&e)),
             }
         });
     }
@@ -127,12 +155,12 @@ impl Adapter {
         });
         let (client, thread) = (self.client.clone(), request.pid());
         let owner = LockOwner(owner.0);
-        self.runtime.spawn(async move {
+        self.client.names_runtime().spawn(async move {
             let (handle, kind, range) = match prepared {
                 Ok(prepared) => prepared,
                 Err(e) => return reply.refuse(convert::errno(&e)),
             };
-            let work = client.test_lock(&handle, LockSpace::Posix, owner, kind, range);
+            let work = client.test_lock(handle.inode(), LockSpace::Posix, owner, kind, range);
             match until_interrupted(thread, Ends::Death, work).await {
                 Ok(Ok(None)) => reply.locked(start, end, libc::F_UNLCK, 0),
                 Ok(Ok(Some(held))) => {
@@ -152,7 +180,13 @@ mod tests {
 
     #[test]
     fn the_kernels_end_of_file_is_ours() {
-        assert_eq!(range(5, i64::MAX as u64), Ok(LockRange { start: 5, last: u64::MAX }));
+        assert_eq!(
+            range(5, i64::MAX as u64),
+            Ok(LockRange {
+                start: 5,
+                last: u64::MAX
+            })
+        );
         assert_eq!(range(5, 9), Ok(LockRange { start: 5, last: 9 }));
         assert!(range(9, 5).is_err());
     }

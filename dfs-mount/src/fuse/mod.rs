@@ -3,29 +3,32 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `adapter` | the library's callbacks -> calls of the client core |
+//! | `serve`, `data`, `listing` | how a request is served; files; dirs |
 //! | `caches` | the kernel's caches: recalls and invalidations |
 //! | `locks` | which lock call it is, waiting for locks |
 //! | `caller`, `interrupt` | signals of the calling thread |
-//! | `handles`, `listing` | open files and dirs |
+//! | `handles` | open files and dirs |
 //! | `convert` | types of the wire <-> types of the library |
 
 mod adapter;
 mod caches;
 mod caller;
 mod convert;
+mod data;
 mod handles;
 mod interrupt;
 mod listing;
 mod locks;
+mod serve;
 
 use crate::cli::Options;
 use crate::client::Client;
 use crate::client::kernel::KernelCache;
 use crate::mount_point;
-use adapter::Adapter;
 use caches::Caches;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use handles::Handles;
+use serve::Adapter;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -66,14 +69,12 @@ pub(crate) fn mount(
     caches: &MountCaches,
     options: &Options,
     mount_point: &Path,
-    runtime: tokio::runtime::Handle,
 ) -> Result<BackgroundSession, String> {
     let adapter = Adapter {
         client,
         caches: caches.0.clone(),
         handles: Arc::new(Handles::default()),
         locks: locks::LockCalls::default(),
-        runtime,
     };
     let say = |e: std::io::Error| {
         let hint = match e.raw_os_error() {
@@ -102,7 +103,11 @@ fn config(options: &Options) -> Config {
         either(options.exec, MountOption::Exec, MountOption::NoExec),
         either(options.no_atime, MountOption::NoAtime, MountOption::Atime),
     ];
-    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.acl = if options.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
     config.n_threads = Some(session_threads());
     // Each thread on a descriptor of its own, where there are several.
     config.clone_fd = cfg!(target_os = "linux") && session_threads() > 1;

@@ -1,0 +1,178 @@
+//! Opening, reading and writing files.
+
+use super::adapter::{GENERATION, UNCONFIRMED_TTL, creator};
+use super::caches::{CachedRead, Serve};
+use super::caller::Ends;
+use super::convert;
+use super::handles::Opened;
+use super::interrupt::until_interrupted;
+use super::serve::{Adapter, INTERRUPTED};
+use crate::client::{Created, Handle, OpenMode, ReadMode, WriteAt, WriteMode};
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::InodeId;
+use dfs_proto::name::FileName;
+use dfs_proto::payload::Payload;
+use fuser::{FileHandle, FopenFlags, ReplyCreate, ReplyData, ReplyOpen, ReplyWrite, Request};
+
+/// A WRITE as it came.
+#[derive(Debug)]
+pub(super) struct IncomingWrite {
+    pub(super) inode: InodeId,
+    pub(super) offset: u64,
+    pub(super) data: Payload,
+    /// Pages that the kernel writes out for a shared map.
+    pub(super) launder: bool,
+    /// Flags of the open file.
+    pub(super) flags: i32,
+}
+
+/// Direct I/O for whatever can write: two mounts that write through the page cache would wait
+/// for each other or lose sight of their own writes. Read-only opens keep what is cached.
+fn open_flags(flags: i32) -> FopenFlags {
+    if writes(flags) || flags & libc::O_APPEND != 0 {
+        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+    } else {
+        FopenFlags::FOPEN_KEEP_CACHE
+    }
+}
+
+fn writes(flags: i32) -> bool {
+    flags & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+fn open_mode(flags: i32) -> OpenMode {
+    OpenMode {
+        read: flags & libc::O_ACCMODE != libc::O_WRONLY,
+        write: writes(flags),
+    }
+}
+
+impl Adapter {
+    pub(super) fn start_open(&self, request: &Request, ino: InodeId, flags: i32, reply: ReplyOpen) {
+        let (client, handles) = (self.client.clone(), self.handles.clone());
+        let work = async move { client.open(ino, open_mode(flags)).await };
+        self.change(request, reply, work, move |reply, handle| {
+            let number = handles.insert(Opened::File(handle));
+            reply.opened(FileHandle(number), open_flags(flags));
+        });
+    }
+
+    pub(super) fn start_create(
+        &self,
+        request: &Request,
+        parent: InodeId,
+        name: Result<FileName>,
+        mode: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (client, handles) = (self.client.clone(), self.handles.clone());
+        let (creator, mode) = (creator(request), convert::permission_bits(mode));
+        let exclusive = flags & libc::O_EXCL != 0;
+        let work = async move {
+            let open = open_mode(flags);
+            let made = client
+                .create(parent, name?, mode, creator, exclusive, open)
+                .await?;
+            if made.created {
+                return Ok(made);
+            }
+            // Another host was faster, so the kernel has checked no permission on this file. It
+            // looks the name up again for ESTALE, finds the file and opens it the usual way.
+            Err(Error::from(ErrorCode::Stale))
+        };
+        self.change(
+            request,
+            reply,
+            work,
+            move |reply: ReplyCreate, made: Created| {
+                let number = handles.insert(Opened::File(made.handle));
+                let attr = convert::attr(&made.attr.attr);
+                let fh = FileHandle(number);
+                reply.created(&UNCONFIRMED_TTL, &attr, GENERATION, fh, open_flags(flags));
+            },
+        );
+    }
+
+    pub(super) fn start_read(
+        &self,
+        request: &Request,
+        handle: Result<Handle>,
+        cached: Option<CachedRead>,
+        offset: u64,
+        size: u32,
+        reply: ReplyData,
+    ) {
+        let client = self.client.clone();
+        let thread = request.pid();
+        self.client.data_runtime().spawn(async move {
+            let handle = match handle {
+                Ok(handle) => handle,
+                Err(e) => return reply.error(convert::errno(&e)),
+            };
+            let read = |serve: Serve| {
+                let mode = match serve {
+                    Serve::Normal | Serve::Parked => ReadMode::Normal,
+                    Serve::Unblock => ReadMode::Unblock,
+                };
+                client.read(&handle, mode, offset, size as usize)
+            };
+            let work = async {
+                match &cached {
+                    Some(cached) => cached.serve(read).await,
+                    None => read(Serve::Normal).await,
+                }
+            };
+            match until_interrupted(thread, Ends::Death, work).await {
+                // The right to have read them goes after the answer is out.
+                Ok(Ok(data)) => reply.data(&data),
+                Ok(Err(e)) => reply.error(convert::errno(&e)),
+                Err(_) => reply.error(INTERRUPTED),
+            }
+            drop(cached);
+        });
+    }
+
+    pub(super) fn start_write(
+        &self,
+        request: &Request,
+        handle: Result<Handle>,
+        write: IncomingWrite,
+        reply: ReplyWrite,
+    ) {
+        let (client, caches) = (self.client.clone(), self.caches.clone());
+        let work = async move {
+            let handle = handle?;
+            let IncomingWrite {
+                inode,
+                offset,
+                data,
+                launder,
+                flags,
+            } = write;
+            let (at, mode) = match (launder, flags & libc::O_APPEND != 0) {
+                (true, _) => (WriteAt::Offset(offset), WriteMode::Launder),
+                // The kernel's idea of the end is old when another host appends.
+                (false, true) => (WriteAt::End, WriteMode::Normal),
+                (false, false) => (WriteAt::Offset(offset), WriteMode::Normal),
+            };
+            let written = client.write(&handle, at, data, mode).await?;
+            if !launder {
+                caches.write_served(inode);
+                match at {
+                    WriteAt::Offset(offset) => {
+                        caches.written_beside(inode, offset, written as u64).await;
+                    }
+                    WriteAt::End => caches.written_beside(inode, 0, u64::MAX).await,
+                }
+                if flags & libc::O_DSYNC != 0 {
+                    client.fsync(&handle).await?;
+                }
+            }
+            Ok(written as u32)
+        };
+        self.change_data(request, reply, work, |reply, written| {
+            reply.written(written)
+        });
+    }
+}

@@ -1,0 +1,140 @@
+//! How a request is served: its reply is moved into a task, and a caller that is killed gets its
+//! thread back within 100 ms. What it asked for and may have been applied goes on in the
+//! background, so that its outcome is defined.
+
+use super::caches::Caches;
+use super::caller::Ends;
+use super::convert;
+use super::handles::Handles;
+use super::interrupt::until_interrupted;
+use super::locks::LockCalls;
+use crate::client::{Client, Handle};
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::InodeId;
+use fuser::{
+    Errno, FileHandle, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyOpen, ReplyStatfs, ReplyWrite,
+    Request,
+};
+use std::future::Future;
+use std::sync::Arc;
+
+/// The file system as the FUSE library sees it.
+#[derive(Debug)]
+pub(super) struct Adapter {
+    pub(super) client: Client,
+    pub(super) caches: Arc<Caches>,
+    pub(super) handles: Arc<Handles>,
+    pub(super) locks: LockCalls,
+}
+
+/// A reply that can carry an error.
+pub(super) trait Refuse: Send + 'static {
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        })*
+    };
+}
+refuse!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLock,
+    ReplyOpen,
+    ReplyStatfs,
+    ReplyWrite
+);
+
+pub(super) fn inode(number: INodeNo) -> InodeId {
+    InodeId(number.0)
+}
+
+fn bad_handle() -> Error {
+    Error::from(ErrorCode::BadHandle)
+}
+
+/// The caller died while it waited.
+pub(super) const INTERRUPTED: Errno = Errno::EINTR;
+
+impl Adapter {
+    /// Answers with what `work` gives; `work` is dropped when the caller dies.
+    pub(super) fn query<T, R: Refuse>(
+        &self,
+        request: &Request,
+        reply: R,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        answer: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let thread = request.pid();
+        self.client.names_runtime().spawn(async move {
+            match until_interrupted(thread, Ends::Death, work).await {
+                Ok(Ok(value)) => answer(reply, value),
+                Ok(Err(e)) => reply.refuse(convert::errno(&e)),
+                Err(_) => reply.refuse(INTERRUPTED),
+            }
+        });
+    }
+
+    /// As `finish`, for changes of names, attributes and locks.
+    pub(super) fn change<T: Send + 'static, R: Refuse>(
+        &self,
+        request: &Request,
+        reply: R,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        answer: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let thread = request.pid();
+        self.client
+            .names_runtime()
+            .spawn(finish(thread, reply, work, answer));
+    }
+
+    /// As `finish`, for reads, writes and syncs.
+    pub(super) fn change_data<T: Send + 'static, R: Refuse>(
+        &self,
+        request: &Request,
+        reply: R,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        answer: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let thread = request.pid();
+        self.client
+            .data_runtime()
+            .spawn(finish(thread, reply, work, answer));
+    }
+
+    pub(super) fn file(&self, number: FileHandle) -> Result<Handle> {
+        self.handles.file(number.0).ok_or_else(bad_handle)
+    }
+}
+
+/// Answers with what `work` gives; `work` goes on when the caller dies, and what it gives then is
+/// dropped.
+async fn finish<T: Send + 'static, R: Refuse>(
+    thread: u32,
+    reply: R,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+    answer: impl FnOnce(R, T),
+) {
+    let mut work = tokio::spawn(work);
+    match until_interrupted(thread, Ends::Death, &mut work).await {
+        Ok(Ok(Ok(value))) => answer(reply, value),
+        Ok(Ok(Err(e))) => reply.refuse(convert::errno(&e)),
+        Ok(Err(e)) => {
+            log::error!("a request ended in a defect: {e}");
+            reply.refuse(Errno::EIO);
+        }
+        Err(_) => reply.refuse(INTERRUPTED),
+    }
+}
