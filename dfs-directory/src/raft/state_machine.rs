@@ -161,10 +161,10 @@ impl StateMachine {
         let applied = self.progress.applied.load(Ordering::Acquire);
         let bytes = self.progress.bytes.load(Ordering::Acquire);
         let store = Arc::clone(&self.store);
-        blocking(move || {
-            let done = store.checkpoint();
-            drop(held);
-            Ok(done?)
+        // The closure keeps it if this call is given up meanwhile.
+        let _held = blocking(move || {
+            store.checkpoint()?;
+            Ok(held)
         })
         .await?;
         self.progress.durable.store(applied, Ordering::Release);
