@@ -1,5 +1,6 @@
 //! Power cuts: of what was not synced, any part may be on disk, in any order.
 
+use super::super::slot::DATA_OFFSET;
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -39,6 +40,9 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     proptest::collection::vec(op, 1..14)
 }
 
+/// The header is on disk and the data are not.
+const HEADER_ONLY: u8 = 4;
+
 /// Each sector as it was synced or as it was last, by the bits of `chance`.
 fn mixture(last: &[u8], synced: &[u8], chance: &mut u64, mode: u8) -> Vec<u8> {
     let mut mixed = Vec::with_capacity(last.len());
@@ -52,6 +56,8 @@ fn mixture(last: &[u8], synced: &[u8], chance: &mut u64, mode: u8) -> Vec<u8> {
             0 => true,
             1 => chance.is_multiple_of(2),
             2 => chance.is_multiple_of(8),
+            HEADER_ONLY => at * SECTOR >= DATA_OFFSET as usize,
+            5 => at * SECTOR < DATA_OFFSET as usize,
             _ => !chance.is_multiple_of(8),
         };
         if keep_old {
@@ -65,10 +71,10 @@ fn mixture(last: &[u8], synced: &[u8], chance: &mut u64, mode: u8) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(config(64))]
+    #![proptest_config(config(96))]
 
     #[test]
-    fn what_was_synced_is_there_or_told_torn(ops in ops(), seed in 1u64.., mode in 0u8..4) {
+    fn what_was_synced_is_there_or_told_torn(ops in ops(), seed in 1u64.., mode in 0u8..7) {
         let dir = scratch();
         let synced_files = scratch();
         let (store, _) = open(dir.path());
@@ -129,6 +135,8 @@ proptest! {
                 Some(state) if state.damaged => {
                     prop_assert_eq!(store.damage(at), Some(Damage::Torn), "told rot");
                     prop_assert_ne!(history.synced, Some(last), "all was synced");
+                    let kept = mode == HEADER_ONLY && history.synced.is_some();
+                    prop_assert!(!kept, "the synced data are all there");
                     store.adopt_torn(at).expect("adopts");
                     content(&store, at).expect("reads after the adoption");
                 }
