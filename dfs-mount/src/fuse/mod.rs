@@ -29,6 +29,7 @@ use caches::Caches;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use handles::Handles;
 use serve::Adapter;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -84,9 +85,60 @@ pub(crate) fn mount(
         };
         format!("{}: can't mount: {e}{hint}", mount_point.display())
     };
-    let session = Session::new(adapter, mount_point, &config(options)).map_err(say)?;
+    let session = match attach(options, mount_point).map_err(say)? {
+        Some(device) => {
+            let config = config(options);
+            let session = Session::from_fd(adapter, device, config.acl, config);
+            session.inspect_err(|_| {
+                // What failed is told; the mount must not stay behind without a process.
+                let _ = mount_point::detach(mount_point, true);
+            })
+        }
+        None => Session::new(adapter, mount_point, &config(options)),
+    };
+    let session = session.map_err(say)?;
     caches.0.attach(session.notifier());
     session.spawn().map_err(say)
+}
+
+/// Mounts as root, with our file system type in the kernel's list: the library's own way shows
+/// `fuse` only. `None`: this process may not mount, so the library asks `fusermount3`.
+#[cfg(target_os = "linux")]
+fn attach(options: &Options, at: &Path) -> std::io::Result<Option<OwnedFd>> {
+    use rustix::mount::{MountFlags, mount};
+    use std::os::unix::fs::MetadataExt;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let device = std::fs::File::options().read(true).write(true).open("/dev/fuse")?;
+    let mode = std::fs::metadata(at)?.mode() & libc::S_IFMT;
+    let mut data = format!(
+        "fd={},rootmode={mode:o},user_id=0,group_id=0,default_permissions",
+        device.as_raw_fd()
+    );
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::RDONLY, options.read_only);
+    flags.set(MountFlags::NODEV, !options.dev);
+    flags.set(MountFlags::NOSUID, !options.suid);
+    flags.set(MountFlags::NOEXEC, !options.exec);
+    flags.set(MountFlags::NOATIME, options.no_atime);
+    let source = options.directories.join(",");
+    let data = std::ffi::CString::new(data)?;
+    let kind = format!("fuse.{}", mount_point::SUBTYPE);
+    match mount(source.as_str(), at, kind.as_str(), flags, data.as_c_str()) {
+        Ok(()) => Ok(Some(device.into())),
+        // Root of a container that may not mount.
+        Err(rustix::io::Errno::PERM) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn attach(_: &Options, _: &Path) -> std::io::Result<Option<OwnedFd>> {
+    Ok(None)
 }
 
 fn config(options: &Options) -> Config {
