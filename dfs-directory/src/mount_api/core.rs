@@ -17,9 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::MutexGuard;
 use tokio::sync::oneshot;
 
-/// Requests of one session that may wait for leases, and stamped requests that may be
-/// remembered for it: more are refused as `Overloaded`.
+/// Requests of one session that may wait for leases: more are refused as `Overloaded`.
 pub(super) const SESSION_WAITS_MAX: usize = 4096;
+
+/// Stamped requests that are remembered for one session, as in the ledger.
+const REMEMBERED_MAX: usize = crate::session::ledger::WINDOW as usize;
 
 /// What became of a stamped request that changed only the leader's memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +29,8 @@ pub(super) enum Remembered {
     Done,
     /// A lock wait that goes on.
     Queued,
+    /// A lock wait that has ended with the lock; the mount has not acknowledged it yet.
+    Granted,
     Refused(ErrorCode),
 }
 
@@ -46,15 +50,17 @@ impl Memory {
     ) -> Result<Option<Remembered>> {
         if lowest_unanswered > self.lowest {
             self.lowest = lowest_unanswered;
-            // A wait that goes on is asked for by its sequence until it has ended.
-            self.answers
-                .retain(|at, answer| *at >= lowest_unanswered || *answer == Remembered::Queued);
+            // A wait is asked for and cancelled by its sequence until the mount knows its end.
+            self.answers.retain(|at, answer| {
+                *at >= lowest_unanswered
+                    || matches!(answer, Remembered::Queued | Remembered::Granted)
+            });
         }
         let known = self.answers.get(&sequence).copied();
         if known.is_none() && sequence < self.lowest {
             return Err(ErrorCode::SequenceForgotten.into());
         }
-        if known.is_none() && self.answers.len() >= SESSION_WAITS_MAX {
+        if known.is_none() && self.answers.len() >= REMEMBERED_MAX {
             return Err(Error::new(
                 ErrorCode::Overloaded,
                 "too many requests of the session are unanswered",
@@ -71,9 +77,23 @@ impl Memory {
         self.answers.get(&sequence).copied()
     }
 
-    pub(super) fn forget(&mut self, sequence: Sequence) {
+    /// A wait was cancelled, perhaps before its request has come: it is never executed.
+    pub(super) fn refuse(&mut self, sequence: Sequence) -> Result<()> {
+        if sequence >= self.lowest && self.answers.len() >= REMEMBERED_MAX {
+            return Err(ErrorCode::Overloaded.into());
+        }
+        if sequence >= self.lowest || self.answers.contains_key(&sequence) {
+            self.remember(sequence, Remembered::Refused(ErrorCode::Interrupted));
+        }
+        Ok(())
+    }
+
+    /// The mount knows that the wait has ended with the lock.
+    pub(super) fn acknowledged(&mut self, sequence: Sequence) {
         if sequence < self.lowest {
             self.answers.remove(&sequence);
+        } else {
+            self.remember(sequence, Remembered::Done);
         }
     }
 }

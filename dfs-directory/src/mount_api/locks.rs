@@ -26,7 +26,7 @@ const REPEAT: Duration = Duration::from_millis(200);
 
 fn answer_of(known: Remembered) -> Result<LockAnswer> {
     match known {
-        Remembered::Done => Ok(LockAnswer::Done),
+        Remembered::Done | Remembered::Granted => Ok(LockAnswer::Done),
         Remembered::Queued => Ok(LockAnswer::Queued),
         Remembered::Refused(code) => Err(code.into()),
     }
@@ -193,11 +193,14 @@ impl MountApi {
         let cancelled = core.locks.cancel(key, &mut grants);
         self.tell_grants(&mut core, grants);
         let memory = &mut core.present(session)?.memory;
-        if !cancelled && memory.known(wait) == Some(Remembered::Done) {
+        let held = matches!(
+            memory.known(wait),
+            Some(Remembered::Done | Remembered::Granted)
+        );
+        if !cancelled && held {
             return Ok(CancelAnswer::TooLate);
         }
-        // Also a request that has not come yet finds this and is not executed.
-        memory.remember(wait, Remembered::Refused(ErrorCode::Interrupted));
+        memory.refuse(wait)?;
         core.interest.maybe_unused(session, inode, self.now());
         Ok(CancelAnswer::Cancelled)
     }
@@ -269,7 +272,7 @@ impl MountApi {
             let Some(present) = core.sessions.get_mut(&key.session) else {
                 continue;
             };
-            present.memory.remember(key.sequence, Remembered::Done);
+            present.memory.remember(key.sequence, Remembered::Granted);
             core.lock_grants.insert(key, inode);
             tokio::spawn(self.clone().push_grant(core.life, key, inode));
         }
@@ -306,7 +309,7 @@ impl MountApi {
         let mut core = self.core();
         core.lock_grants.remove(&key);
         if let Some(present) = core.sessions.get_mut(&key.session) {
-            present.memory.forget(key.sequence);
+            present.memory.acknowledged(key.sequence);
         }
     }
 }

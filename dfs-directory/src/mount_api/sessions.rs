@@ -79,6 +79,10 @@ impl MountApi {
                     mount_point: request.mount_point,
                 });
             }
+            if fresh && core.grace.settle(session) {
+                // It is so new that there is nothing to reclaim.
+                self.changed();
+            }
             core.life
         };
         log::debug!("{session} opened over {connection:?}, new: {fresh}");
@@ -146,13 +150,7 @@ impl MountApi {
                 ..
             }) => {
                 self.free_session(session);
-                // What may still be on its way to file servers is refused, though nobody waits.
-                let placement = self.placement().clone();
-                tokio::spawn(async move {
-                    if let Err(e) = placement.fence(session).await {
-                        log::debug!("fence of {session} given up: {e}");
-                    }
-                });
+                tokio::spawn(self.clone().forget_fence(session));
                 Ok(())
             }
             Err(e) => {
@@ -160,6 +158,23 @@ impl MountApi {
                 tokio::spawn(self.clone().finish_ending(session));
                 Err(e)
             }
+        }
+    }
+
+    /// After a goodbye: the mount has nothing in flight, so once the file servers have heard of
+    /// the end the fence list need not grow by it. (The entry of a session that ended without a
+    /// word stays: its mount may be paused and go on writing at any time.)
+    async fn forget_fence(self, session: SessionId) {
+        let fenced = self.placement().fence(session).await;
+        let forgotten = match fenced {
+            Ok(()) => {
+                let command = SessionCommand::ForgetFence { session };
+                self.commit_session(command).await.map(|_| ())
+            }
+            Err(e) => Err(e),
+        };
+        if let Err(e) = forgotten {
+            log::debug!("{session} stays on the fence list: {e}");
         }
     }
 

@@ -131,14 +131,13 @@ impl Model {
             let before = stuck.len();
             let holders: Vec<LockHolder> = stuck.iter().map(|w| w.holder).collect();
             stuck.retain(|wait| {
-                let blocked = self.bytes.iter().any(|((byte, owner), kind)| {
+                self.bytes.iter().any(|((byte, owner), kind)| {
                     *owner != wait.holder
                         && holders.contains(owner)
                         && *byte >= wait.range.start
                         && *byte <= wait.range.last
                         && (wait.kind == LockKind::Exclusive || *kind == LockKind::Exclusive)
-                });
-                blocked
+                })
             });
             if stuck.is_empty() {
                 return true;

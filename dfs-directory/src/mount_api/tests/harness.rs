@@ -258,6 +258,8 @@ pub(super) struct Kernel {
     pub(super) confirms: AtomicU64,
     /// Flock owners that are closed but not released yet: released when they are asked for.
     pub(super) closing: Mutex<Vec<(ReleaseOwner, Connection)>>,
+    /// Grants of locks are not acknowledged.
+    pub(super) deaf: Mutex<bool>,
     kept: Mutex<Vec<Incoming>>,
 }
 
@@ -298,6 +300,7 @@ impl Service for Kernel {
                 self.asks.fetch_add(1, Ordering::SeqCst);
                 incoming.answer::<AskAttr>(Ok(*locked(&self.on_ask)), none);
             }
+            LockGranted::METHOD if *locked(&self.deaf) => locked(&self.kept).push(incoming),
             LockGranted::METHOD => {
                 let granted: LockGranted = incoming.decode().expect("a grant");
                 locked(&self.granted).push(granted.wait);

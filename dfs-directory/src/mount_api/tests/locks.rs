@@ -101,6 +101,34 @@ fn a_cancel_is_answered_with_what_is_true() {
 }
 
 #[test]
+fn a_cancel_of_a_grant_that_is_on_its_way_comes_too_late() {
+    run(async {
+        let directory = Directory::start().await;
+        let (a, b) = (directory.mount().await, directory.mount().await);
+        let file = a.file("f").await;
+        a.locks(a.flock(file, 1, Exclusive, false))
+            .await
+            .expect("locked");
+        let wait = b.flock(file, 2, Exclusive, true);
+        b.locks(wait).await.expect("queued");
+        // Pushes to this mount are not answered.
+        *b.kernel.deaf.lock().expect("unpoisoned") = true;
+        a.call(a.release(file, 1)).await.expect("released");
+        // The request was answered: its sequence is below the lowest unanswered one now.
+        let mut other = b.flock(file, 3, Shared, false);
+        other.stamp.lowest_unanswered = other.stamp.sequence;
+        assert_eq!(b.locks(other).await, Err(ErrorCode::WouldBlock));
+        let wait = wait.stamp.sequence;
+        let cancel = CancelLock {
+            session: b.session,
+            inode: file,
+            wait,
+        };
+        assert_eq!(b.call(cancel).await, Ok(CancelAnswer::TooLate));
+    });
+}
+
+#[test]
 fn a_try_lock_asks_for_a_flock_that_is_on_its_way_out() {
     run(async {
         let directory = Directory::start().await;
