@@ -30,7 +30,7 @@ impl BlockSet {
     /// Removes every block from `end` on.
     pub(super) fn truncate(&mut self, end: u32) {
         self.words.truncate(end.div_ceil(64) as usize);
-        if end % 64 != 0
+        if !end.is_multiple_of(64)
             && let Some(last) = self.words.get_mut(end as usize / 64)
         {
             *last &= (1 << (end % 64)) - 1;

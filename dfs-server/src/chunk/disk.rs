@@ -23,6 +23,8 @@ pub(super) enum Step {
     HalfWritten,
     /// Slot and data are written.
     Written,
+    /// A file is about to be synced: here the disk says no.
+    Syncing,
     /// The image is complete and synced, under its temporary name.
     ImageSynced,
     /// The boundary chunk is shortened and synced, the floor is not durable.
@@ -81,6 +83,7 @@ impl Disk {
     /// Everything written to the file onto disk. A failure stops the store.
     pub(super) fn sync(&self, file: &ChunkFile) -> Result<()> {
         self.check()?;
+        self.reach(Step::Syncing)?;
         file.sync()
             .map_err(|e| self.failed_doing("sync", file.path(), e))?;
         #[cfg(test)]

@@ -27,6 +27,11 @@ impl Handle {
         self.live.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The shared lock, if it can be had at once.
+    pub(super) fn try_read(&self) -> Option<RwLockReadGuard<'_, Option<Live>>> {
+        self.live.try_read().ok()
+    }
+
     /// The exclusive lock, if nobody has the chunk at the moment.
     pub(super) fn try_write(&self) -> Option<RwLockWriteGuard<'_, Option<Live>>> {
         self.live.try_write().ok()
@@ -73,6 +78,12 @@ impl Handles {
         // Files are closed outside the lock.
         drop(dropped);
         handle
+    }
+
+    /// The handle of a chunk, if it is there already.
+    pub(super) fn peek(&self, key: ChunkKey) -> Option<Arc<Handle>> {
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.get(&key).map(Arc::clone)
     }
 
     /// Takes out an eighth of the handles that nobody uses, the least recently used.

@@ -213,13 +213,23 @@ impl Live {
         self.put_slot(meta, disk)
     }
 
+    /// Whether overwriting these blocks has to wait for a mark to be durable. `true` also where
+    /// a sync was not taken notice of yet.
+    pub(super) fn needs_mark(&self, mut blocks: Range<u32>) -> bool {
+        let unsettled = self.changed && self.durable.load(Ordering::Acquire) == self.newest;
+        blocks.any(|block| {
+            let on_disk = match unsettled {
+                true => &self.meta.present,
+                false => &self.base_present,
+            };
+            on_disk.contains(block) && !self.base_mark.contains(&block)
+        })
+    }
+
     /// Makes sure that a durable mark covers those of the blocks that are on disk already and
     /// will be overwritten in place.
     fn mark(&mut self, blocks: Range<u32>, disk: &Disk) -> Result<()> {
-        let uncovered = blocks
-            .clone()
-            .any(|block| self.base_present.contains(block) && !self.base_mark.contains(&block));
-        if !uncovered {
+        if !self.needs_mark(blocks.clone()) {
             return Ok(());
         }
         let mut meta = self.meta.clone();

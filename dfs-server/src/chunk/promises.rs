@@ -131,10 +131,21 @@ impl ChunkStore {
     /// Keeps the adopted epochs; an older epoch of a group than the one kept is ignored.
     /// Durable when it returns (one fsync for all, and for concurrent callers).
     pub fn put_epochs(&self, configs: &[GroupConfig]) -> Result<()> {
+        self.adopt(configs, &[])
+    }
+
+    /// Keeps adopted epochs and the ended sessions that belong to the adoption, together: both
+    /// durable when it returns, or neither.
+    pub fn adopt(&self, configs: &[GroupConfig], ended: &[SessionId]) -> Result<()> {
         let _open = self.usable()?;
         let ticket = {
             let mut promises = self.promises();
             let mut changes = Vec::new();
+            for session in ended {
+                if promises.fences.insert(*session) {
+                    changes.push(Change::PutFence(*session));
+                }
+            }
             for config in configs {
                 let kept = promises.epochs.get(&config.group);
                 if kept.is_some_and(|kept| kept.epoch > config.epoch) {
@@ -155,18 +166,7 @@ impl ChunkStore {
 
     /// Adds ended sessions. Durable when it returns.
     pub fn put_fences(&self, sessions: &[SessionId]) -> Result<()> {
-        let _open = self.usable()?;
-        let ticket = {
-            let mut promises = self.promises();
-            let mut changes = Vec::new();
-            for session in sessions {
-                if promises.fences.insert(*session) {
-                    changes.push(Change::PutFence(*session));
-                }
-            }
-            self.index.enqueue(changes)
-        };
-        self.wait(ticket)
+        self.adopt(&[], sessions)
     }
 
     /// The ended sessions that are kept, in order.

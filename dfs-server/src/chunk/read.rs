@@ -22,6 +22,13 @@ impl ChunkStore {
         Ok(read.unwrap_or_default())
     }
 
+    /// Whether a read would wait for others that have the chunk (a sync or a large write): then
+    /// it belongs onto a thread that may wait. `false` is a good guess, not a promise.
+    pub fn read_may_wait(&self, key: ChunkKey) -> bool {
+        let handle = self.handles.peek(key);
+        handle.is_some_and(|handle| handle.try_read().is_none())
+    }
+
     /// Reads and checks everything of a chunk, on disk as well as in memory; `None` for a hole.
     pub fn verify(&self, key: ChunkKey) -> Result<Option<Verified>> {
         let Some(entry) = self.catalog().get(key).cloned() else {

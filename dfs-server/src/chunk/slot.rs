@@ -40,7 +40,7 @@ const _: () = {
         FIXED + WRITE_RECORDS_MAX * RECORD + 2 * blocks.div_ceil(8) + 4 * blocks
             < SLOT_SPAN as usize
     );
-    assert!(DATA_OFFSET % BLOCK_BYTES as u64 == 0);
+    assert!(DATA_OFFSET.is_multiple_of(BLOCK_BYTES as u64));
 };
 
 /// All that is known of a chunk beside its data.

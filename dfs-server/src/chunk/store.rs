@@ -389,7 +389,7 @@ fn handles_for(open_files_max: usize) -> usize {
             current: Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted))),
             maximum: limit.maximum,
         };
-        if setrlimit(Resource::Nofile, raised.clone()).is_ok() {
+        if setrlimit(Resource::Nofile, raised).is_ok() {
             limit = raised;
         }
     }

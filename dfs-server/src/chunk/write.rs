@@ -54,6 +54,21 @@ impl ChunkStore {
         self.apply(key, exists, &mut live, plan)
     }
 
+    /// Whether a write of these bytes would wait for the disk or for others that have the chunk:
+    /// then it belongs onto a thread that may wait. `false` is a good guess, not a promise.
+    pub fn write_may_wait(&self, key: ChunkKey, offset: u32, len: usize) -> bool {
+        let Some(handle) = self.handles.peek(key) else {
+            // Opening the file is short; whether it needs a mark is not known.
+            return self.catalog().get(key).is_some();
+        };
+        let Some(live) = handle.try_write() else {
+            return true;
+        };
+        let end = u64::from(offset) + len as u64;
+        let blocks = offset / BLOCK..end.div_ceil(u64::from(BLOCK)) as u32;
+        live.as_ref().is_some_and(|live| live.needs_mark(blocks))
+    }
+
     fn apply(
         &self,
         key: ChunkKey,

@@ -281,3 +281,29 @@ fn threads_work_on_the_same_and_on_different_chunks() {
         assert_eq!(store.state(key(1, index)).map(|s| s.damaged), Some(false));
     }
 }
+
+#[test]
+fn a_write_that_waits_for_a_mark_or_for_another_says_so() {
+    let dir = scratch();
+    let (store, _) = open(dir.path());
+    let at = key(1, 0);
+    assert!(!store.write_may_wait(at, 0, 4096), "a new chunk");
+    write_at(&store, at, 0, 1, 0, &bytes(1, 9000)).expect("writes");
+    assert!(!store.write_may_wait(at, 0, 4096), "nothing is synced");
+    store.sync(&[at]).expect("syncs");
+    assert!(store.write_may_wait(at, 100, 10), "a synced block");
+    assert!(!store.write_may_wait(at, 12_288, 4096), "a new block");
+    write_at(&store, at, 0, 2, 0, b"over").expect("writes");
+    assert!(!store.write_may_wait(at, 5000, 10), "the mark is durable");
+    store.sync(&[at]).expect("syncs");
+    assert!(
+        !store.write_may_wait(at, 5000, 10),
+        "and stays through a sync"
+    );
+    store.sync_aged(Duration::ZERO, 10).expect("syncs");
+    assert!(store.write_may_wait(at, 5000, 10), "until it is cleared");
+    assert!(!store.read_may_wait(at));
+    let handle = store.handles.get(at);
+    let _locked = handle.write();
+    assert!(store.read_may_wait(at) && store.write_may_wait(at, 12_288, 1));
+}

@@ -209,3 +209,27 @@ fn files_that_are_synced_before_the_index_are_taken_up() {
     let (store, _) = open(dir.path());
     assert_eq!(store.damage(key(1, 0)), Some(Damage::Missing));
 }
+
+#[test]
+fn a_failed_sync_is_never_retried_as_a_success() {
+    let dir = scratch();
+    let (store, _) = open(dir.path());
+    let at = key(1, 0);
+    write_at(&store, at, 0, 1, 0, b"data").expect("writes");
+    store.disk.faults.plan(Step::Syncing, 0);
+    assert!(matches!(store.sync(&[at]), Err(StoreError::Failed(_))));
+    assert!(matches!(store.sync(&[at]), Err(StoreError::Failed(_))));
+    assert!(matches!(
+        store.sync_group(group_of(at)),
+        Err(StoreError::Failed(_))
+    ));
+    assert!(matches!(
+        store.put_note("a", b"b"),
+        Err(StoreError::Failed(_))
+    ));
+    assert!(matches!(store.close_clean(), Err(StoreError::Failed(_))));
+    assert!(store.failure().is_some());
+    content(&store, at).expect("reading goes on");
+    drop(store);
+    assert!(!open(dir.path()).1.clean);
+}
