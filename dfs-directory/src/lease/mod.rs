@@ -3,7 +3,7 @@
 //! Pure tables in the memory of the directory's leader: time and ids come in with the call, what
 //! is to be done comes out. They are not replicated: after a change of the leader the mounts
 //! reclaim what they held (`grace`), and the interest records of the replicated state say whom
-//! to wait for. `mount_api` owns one `Leadership` of them and does the talking.
+//! to wait for. `mount_api` owns them (its `Core`) and does the talking.
 //!
 //! | module | holds |
 //! | --- | --- |

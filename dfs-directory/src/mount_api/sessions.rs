@@ -150,7 +150,13 @@ impl MountApi {
                 ..
             }) => {
                 self.free_session(session);
-                tokio::spawn(self.clone().forget_fence(session));
+                // The mount has nothing in flight, so nobody waits for this.
+                let placement = self.placement().clone();
+                tokio::spawn(async move {
+                    if let Err(e) = placement.fence(session).await {
+                        log::debug!("the fence of {session} is given up: {e}");
+                    }
+                });
                 Ok(())
             }
             Err(e) => {
@@ -158,23 +164,6 @@ impl MountApi {
                 tokio::spawn(self.clone().finish_ending(session));
                 Err(e)
             }
-        }
-    }
-
-    /// After a goodbye: the mount has nothing in flight, so once the file servers have heard of
-    /// the end the fence list need not grow by it. (The entry of a session that ended without a
-    /// word stays: its mount may be paused and go on writing at any time.)
-    async fn forget_fence(self, session: SessionId) {
-        let fenced = self.placement().fence(session).await;
-        let forgotten = match fenced {
-            Ok(()) => {
-                let command = SessionCommand::ForgetFence { session };
-                self.commit_session(command).await.map(|_| ())
-            }
-            Err(e) => Err(e),
-        };
-        if let Err(e) = forgotten {
-            log::debug!("{session} stays on the fence list: {e}");
         }
     }
 

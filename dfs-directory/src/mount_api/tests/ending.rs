@@ -117,8 +117,8 @@ fn a_goodbye_frees_everything_at_once() {
             .read(move |tables| read::interest_of(tables, left))
             .await;
         assert_eq!(records, Ok(Vec::new()));
-        let listed = || directory.raft.read_local(|tables| read::fence_list(tables));
-        until("its fence entry is gone", || listed() == Ok(Vec::new())).await;
+        let fenced = || directory.servers.fenced.lock().expect("unpoisoned").clone();
+        until("file servers refuse it", || fenced() == [left]).await;
     });
 }
 
