@@ -264,7 +264,7 @@ impl ReplicaCore {
                     false => Phase::Copy,
                 };
                 if ready {
-                    log::info!("{group}: {} is up to date in {epoch}", join.run);
+                    log::debug!("{group}: {} is up to date in {epoch}", join.run);
                 }
             }
             _ => return,

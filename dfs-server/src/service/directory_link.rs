@@ -129,7 +129,7 @@ impl DirectoryLink {
         Space {
             total_bytes: space.total,
             free_bytes: space.available,
-            chunks: space.chunks as u64,
+            chunks: space.chunks,
         }
     }
 
