@@ -53,6 +53,8 @@ pub enum Event {
     },
     /// The members that served last had `RETURN_WAIT` to come back since the first of them did.
     ReturnWaitOver,
+    /// All has been quiet for a while: the preferred primary may lead again.
+    Rebalance,
 }
 
 /// The group's next epoch, or `None` if it stays as it is.
@@ -77,7 +79,7 @@ pub fn next(
                 in_sync.push(joined);
             }
         }
-        Event::Review | Event::ReturnWaitOver => {}
+        Event::Review | Event::ReturnWaitOver | Event::Rebalance => {}
     }
     if record.config.primary.is_none() {
         (in_sync, equalise) = group.returned(event == Event::ReturnWaitOver, equalise)?;
@@ -88,7 +90,11 @@ pub fn next(
     } else if equalise == Equalise::Everything && record.effective.is_some() {
         in_sync = group.with_latecomers(in_sync);
     }
-    let primary = group.primary(&in_sync, primaries);
+    let primary = match event {
+        Event::Rebalance => group.preferred(&in_sync),
+        _ => None,
+    };
+    let primary = primary.or_else(|| group.primary(&in_sync, primaries));
     let members = group.members(&in_sync);
     let present = &record.config;
     if primary == present.primary && members == present.members {
@@ -279,6 +285,12 @@ impl Group<'_> {
             .iter()
             .map(|run| run.server)
             .min_by_key(|s| (primaries.get(s).copied().unwrap_or(0), rank(*s)))
+    }
+
+    /// The first wanted member, if the group serves with all of them.
+    fn preferred(&self, in_sync: &[ServerRun]) -> Option<ServerId> {
+        let whole = self.record.is_effective() && in_sync.len() == self.record.home.len();
+        self.record.home.first().copied().filter(|_| whole)
     }
 
     fn members(&self, in_sync: &[ServerRun]) -> Vec<GroupMember> {

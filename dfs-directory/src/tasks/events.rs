@@ -120,10 +120,15 @@ impl ServerEvents {
     async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<Result<T>>) -> Event) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         self.0.send(event(reply)).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?
+        answer.await.map_err(|_| deposed())?
     }
 }
 
 pub(super) fn stopping() -> Error {
     Error::new(ErrorCode::ShuttingDown, "the directory is stopping")
+}
+
+/// Who was to answer has ended with this member's lead.
+pub(super) fn deposed() -> Error {
+    Error::new(ErrorCode::NotLeader, "this member has lost the lead")
 }

@@ -9,6 +9,9 @@
 use super::events::{Event, stopping};
 use super::handle::FenceWait;
 use super::view::{View, now};
+use crate::raft::RaftHandle;
+use crate::session::{self, SessionCommand, SessionPhase};
+use crate::state::Change;
 use dfs_proto::error::{ErrorCode, Result};
 use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun, SessionId};
 use dfs_proto::msg::control::{FenceSessions, SessionsFenced};
@@ -28,6 +31,28 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// Sessions in one request.
 const BATCH_MAX: usize = 256;
+
+/// Ended sessions that file servers are told to refuse; of more than these the oldest are
+/// forgotten. A mount that was paused for as long knows epochs that are no more, and a session
+/// that the directory does not know.
+const REMEMBERED_MAX: usize = 1_000;
+
+/// Lets the oldest fence entries go.
+async fn forget(raft: &RaftHandle) -> Result<()> {
+    let ended: Vec<SessionId> = raft
+        .read(|tables| {
+            let sessions = session::read::sessions(tables)?;
+            let ended = sessions.iter().filter(|s| s.phase == SessionPhase::Ended);
+            Ok(ended.map(|s| s.session).collect())
+        })
+        .await?;
+    let excess = ended.len().saturating_sub(REMEMBERED_MAX);
+    for session in ended.into_iter().take(excess) {
+        raft.commit(Change::Session(SessionCommand::ForgetFence { session }))
+            .await?;
+    }
+    Ok(())
+}
 
 /// Which sessions are not fenced everywhere yet; pure.
 #[derive(Debug, Default)]
@@ -75,6 +100,7 @@ type Answer = (ServerRun, Vec<SessionId>, Result<SessionsFenced>);
 
 /// Works while this member leads.
 pub(super) async fn run(
+    raft: RaftHandle,
     waits: &mut mpsc::Receiver<FenceWait>,
     mut view: watch::Receiver<Arc<View>>,
     events: mpsc::Sender<Event>,
@@ -85,6 +111,7 @@ pub(super) async fn run(
     let mut busy: BTreeSet<ServerId> = BTreeSet::new();
     // A server that was just asked is not asked again at once: it may be between two epochs.
     let mut rest: BTreeMap<ServerId, Duration> = BTreeMap::new();
+    let mut ended = false;
     loop {
         let pause = if waiters.is_empty() {
             Duration::from_secs(3600)
@@ -132,8 +159,14 @@ pub(super) async fn run(
                     let _ = done.send(Ok(()));
                 }
             }
+            ended |= !open;
             open
         });
+        if std::mem::take(&mut ended)
+            && let Err(e) = forget(&raft).await
+        {
+            log::warn!("old fence entries were not forgotten: {e}");
+        }
         for (run, mut sessions) in wanted {
             let link = present
                 .links

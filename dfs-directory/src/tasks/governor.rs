@@ -29,6 +29,10 @@ const TICK: Duration = Duration::from_millis(50);
 /// this long: servers are usually started together, and all of them are to have a share.
 const PLACE_AFTER: Duration = Duration::from_millis(300);
 
+/// After this long without a change, groups whose primary is not the preferred one get it back,
+/// so that a server that was away has its share of the work again.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// Where the governor publishes what it knows.
 #[derive(Debug)]
 pub(super) struct Outlets {
@@ -50,6 +54,8 @@ pub(super) struct Governor<'a> {
     /// Groups without a primary of which somebody is back: until when the others are waited for.
     returns: BTreeMap<GroupId, Duration>,
     links_changed: bool,
+    /// The last time that anything about groups was logged.
+    changed: Duration,
 }
 
 impl<'a> Governor<'a> {
@@ -70,6 +76,7 @@ impl<'a> Governor<'a> {
             proposals: Vec::new(),
             returns: BTreeMap::new(),
             links_changed: true,
+            changed: now(),
         };
         new.reload().await?;
         new.publish();
@@ -172,6 +179,9 @@ impl<'a> Governor<'a> {
         connection: Connection,
         request: RegisterServer,
     ) -> Result<ServerRegistered> {
+        if self.placed.format.is_none() {
+            self.reload().await?;
+        }
         let format = self.placed.format.ok_or_else(|| {
             Error::new(
                 ErrorCode::NotRegistered,
@@ -257,6 +267,11 @@ impl<'a> Governor<'a> {
         let mut events = std::mem::take(&mut self.pending);
         events.extend(self.proposals.iter().map(|(p, _)| (p.group, proposal(p))));
         events.extend(self.over(&servers, at));
+        if at.saturating_sub(self.changed) > QUIET {
+            let all = self.placed.groups.keys();
+            events.extend(all.map(|group| (*group, transition::Event::Rebalance)));
+            self.changed = at;
+        }
         let mut groups = placement::plan(&self.placed, &events, &servers);
         if self.placed.groups.is_empty() {
             groups = self.first_epochs(&servers, at);
@@ -289,6 +304,9 @@ impl<'a> Governor<'a> {
             self.drive
                 .step(&self.placed, &self.registry.links, at, &self.sender);
             changed = true;
+        }
+        if changed {
+            self.changed = at;
         }
         if changed || self.links_changed {
             self.publish();

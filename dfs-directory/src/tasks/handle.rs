@@ -1,6 +1,6 @@
 //! The handle through which the rest of the directory sees file servers and groups.
 
-use super::events::stopping;
+use super::events::{deposed, stopping};
 use super::view::{Signs, View};
 use dfs_proto::attr::StatFs;
 use dfs_proto::cluster::ClusterMap;
@@ -61,7 +61,7 @@ impl Placement {
             .await
             .map_err(|_| stopping())?;
         self.intents.notify_one();
-        ended.await.map_err(|_| stopping())?
+        ended.await.map_err(|_| deposed())?
     }
 
     /// Fences an ended session: logs it, and waits until in every group all in-sync members of
@@ -74,7 +74,7 @@ impl Placement {
             .send(FenceWait { session, done })
             .await
             .map_err(|_| stopping())?;
-        ended.await.map_err(|_| stopping())?
+        ended.await.map_err(|_| deposed())?
     }
 
     /// An intent (cut or free) was just logged: drive it now.

@@ -14,6 +14,9 @@ mod registry;
 mod reign;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 pub use events::ServerEvents;
 pub use handle::Placement;
 pub use reign::Tasks;

@@ -116,7 +116,12 @@ impl Tasks {
             self.view.clone(),
             self.sender.clone(),
         );
-        let fences = fences::run(&mut self.fences, self.view.clone(), self.sender.clone());
+        let fences = fences::run(
+            self.raft.clone(),
+            &mut self.fences,
+            self.view.clone(),
+            self.sender.clone(),
+        );
         let mut status = self.raft.watch();
         let deposed = async {
             match status

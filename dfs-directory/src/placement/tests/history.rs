@@ -24,6 +24,7 @@ enum Step {
     Expel(u32),
     Propose(u32),
     WaitOver,
+    Rebalance,
     Effective,
 }
 
@@ -40,6 +41,7 @@ fn step(servers: u32) -> impl Strategy<Value = Step> {
         1 => one.clone().prop_map(Step::Expel),
         4 => one.prop_map(Step::Propose),
         1 => Just(Step::WaitOver),
+        1 => Just(Step::Rebalance),
         6 => Just(Step::Effective),
     ]
 }
@@ -141,6 +143,7 @@ impl World {
             Step::Suspect(s) => return Event::Suspect(self.present(ServerId(s))),
             Step::Expel(s) => return Event::Expel(self.present(ServerId(s))),
             Step::WaitOver => return Event::ReturnWaitOver,
+            Step::Rebalance => return Event::Rebalance,
             Step::Effective => self.make_effective(),
             Step::Propose(s) => {
                 let joined = self.present(ServerId(s));

@@ -112,6 +112,7 @@ fn parse(text: &str) -> Line {
     };
     let event = match event.split_whitespace().collect::<Vec<_>>()[..] {
         ["review"] => Event::Review,
+        ["rebalance"] => Event::Rebalance,
         ["wait", "over"] => Event::ReturnWaitOver,
         ["suspect", who] => Event::Suspect(run(who)),
         ["expel", who] => Event::Expel(run(who)),
