@@ -20,8 +20,9 @@ const DISK_THREADS: usize = 32;
 /// Reports to the directory that may wait.
 const NOTICES_MAX: usize = 1024;
 
-/// What is in progress at a stop has so long to end.
-const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// What is in progress at a stop has so long to end; what a member that is gone holds up ends
+/// with the epoch.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Data older than this are written to disk in the background, so many chunks at a time.
 const SYNC_AGE: Duration = Duration::from_secs(5);
@@ -134,7 +135,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
 
     stop.await;
     log::info!("stopping");
-    // Requests are refused from here on; dropping the link tells the directory at once, so the
+    // Requests are refused from here on. Dropping the link tells the directory at once, so the
     // groups go on without this server while it writes its data out.
     driver.stop(STOP_PATIENCE).await;
     for task in tasks {

@@ -48,6 +48,15 @@ pub struct DirectoryLink {
     pub notices: mpsc::Receiver<Notice>,
 }
 
+/// The directory sees at once that a link has ended, also when its task was dropped.
+struct Ends(Connection);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.close("this server registers again, or stops");
+    }
+}
+
 impl DirectoryLink {
     /// Runs until the task is dropped.
     pub async fn run(mut self) {
@@ -73,10 +82,10 @@ impl DirectoryLink {
             };
             (delay, complained) = (RETRY_DELAY_MIN, false);
             let (connection, run) = registered;
+            let _ends = Ends(connection.clone());
             log::info!("registered as {run} at the directory {address}");
             let error = self.keep(&connection, run).await;
             log::warn!("lost the directory at {address}: {error}");
-            connection.close("registering again");
             // What was to be said is said again by the core, if it still matters.
             while self.notices.try_recv().is_ok() {}
             if error.code == ErrorCode::NotLeader {
