@@ -70,10 +70,15 @@ impl Holdings for StoreHoldings<'_> {
 }
 
 /// Whether an operation is so short that a hand-over to another thread would cost more.
-pub(super) fn is_short(op: &DiskOp) -> bool {
+pub(super) fn is_short(store: &ChunkStore, op: &DiskOp) -> bool {
     match op {
         DiskOp::Read { len, .. } => (*len as usize) < LARGE_BYTES,
-        DiskOp::Write { payload, .. } => payload.len() < LARGE_BYTES,
+        DiskOp::Write {
+            key,
+            offset,
+            payload,
+            ..
+        } => payload.len() < LARGE_BYTES && !store.write_may_wait(*key, *offset, payload.len()),
         DiskOp::Sync { .. }
         | DiskOp::SyncGroup { .. }
         | DiskOp::Adopt { .. }

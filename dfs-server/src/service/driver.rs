@@ -162,7 +162,7 @@ impl Driver {
                     facing::answer(incoming, result, payload);
                 }
             }
-            Action::Disk { token, op } if is_short(&op) => {
+            Action::Disk { token, op } if is_short(&self.store, &op) => {
                 let result = perform(&self.store, &op);
                 return Some(Event::Disk { token, result });
             }
