@@ -1,7 +1,7 @@
 //! Which session has which inode open: a deleted inode lives until the last of them closes it.
 
 use dfs_proto::ids::{InodeId, SessionId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Open inodes, by session. A session counts once for an inode, however many descriptors its
 /// programs have.
@@ -9,18 +9,29 @@ use std::collections::BTreeSet;
 pub struct OpenTable {
     by_inode: BTreeSet<(InodeId, SessionId)>,
     by_session: BTreeSet<(SessionId, InodeId)>,
+    counts: BTreeMap<SessionId, u64>,
 }
 
 impl OpenTable {
     /// The session has the inode open; tells whether that is new.
     pub fn open(&mut self, session: SessionId, inode: InodeId) -> bool {
-        self.by_session.insert((session, inode));
+        if !self.by_session.insert((session, inode)) {
+            return false;
+        }
+        *self.counts.entry(session).or_default() += 1;
         self.by_inode.insert((inode, session))
     }
 
     /// The session has closed the inode; tells whether nobody has it open any more.
     pub fn close(&mut self, session: SessionId, inode: InodeId) -> bool {
-        self.by_session.remove(&(session, inode));
+        if self.by_session.remove(&(session, inode))
+            && let Some(count) = self.counts.get_mut(&session)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&session);
+            }
+        }
         self.by_inode.remove(&(inode, session));
         !self.is_open(inode)
     }
@@ -36,7 +47,7 @@ impl OpenTable {
 
     /// Number of inodes that the session has open.
     pub fn count(&self, session: SessionId) -> u64 {
-        self.of(session).count() as u64
+        self.counts.get(&session).copied().unwrap_or_default()
     }
 
     /// The session has ended: the inodes that nobody has open any more.

@@ -356,6 +356,29 @@ impl LeaseTable {
         }
     }
 
+    /// The inode is gone, and with it everybody's lease; names who had one.
+    pub fn forget(
+        &mut self,
+        now: Moment,
+        inode: InodeId,
+        effects: &mut Vec<Effect>,
+    ) -> Vec<SessionId> {
+        let Some(at) = self.inodes.get(&inode) else {
+            return Vec::new();
+        };
+        let sessions: Vec<SessionId> = at.holders.keys().copied().collect();
+        for session in &sessions {
+            self.unhold(*session, inode);
+        }
+        self.advance(now, inode, effects);
+        sessions
+    }
+
+    /// How many leases a session holds.
+    pub fn held(&self, session: SessionId) -> usize {
+        self.held.get(&session).map_or(0, BTreeSet::len)
+    }
+
     /// A mount reclaims its exclusive lease after a change of the leader. `None` if another
     /// session holds one already.
     pub fn reassert(&mut self, session: SessionId, inode: InodeId) -> Option<Granted> {

@@ -20,6 +20,9 @@ use tokio::sync::oneshot;
 /// Requests of one session that may wait for leases: more are refused as `Overloaded`.
 pub(super) const SESSION_WAITS_MAX: usize = 4096;
 
+/// Leases, and opens, of one session: far more than a mount keeps, a bound for memory.
+pub(super) const SESSION_HOLDS_MAX: usize = 1 << 20;
+
 /// Stamped requests that are remembered for one session, as in the ledger.
 const REMEMBERED_MAX: usize = crate::session::ledger::WINDOW as usize;
 

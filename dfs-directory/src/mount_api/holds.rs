@@ -1,7 +1,7 @@
 //! Waiting: for the grace period, for a lease, for an operation; and the interest records that
 //! come before exclusive rights.
 
-use super::core::SESSION_WAITS_MAX;
+use super::core::{SESSION_HOLDS_MAX, SESSION_WAITS_MAX};
 use super::{MountApi, next_change};
 use crate::lease::Token;
 use crate::lease::interest::Ready;
@@ -81,9 +81,10 @@ impl MountApi {
         let (sender, mut granted) = oneshot::channel();
         {
             let mut core = self.alive(session)?;
+            let full = core.leases.held(session) >= SESSION_HOLDS_MAX;
             let present = core.present(session)?;
-            if present.waits >= SESSION_WAITS_MAX {
-                let what = format!("{session} has too many requests that wait for leases");
+            if present.waits >= SESSION_WAITS_MAX || (full && wanted != Wanted::Operation) {
+                let what = format!("{session} has too many leases, or requests for them");
                 return Err(Error::new(ErrorCode::Overloaded, what));
             }
             present.waits += 1;

@@ -1,7 +1,7 @@
 //! Leases and opens as mounts ask for them.
 
 use super::MountApi;
-use super::core::Remembered;
+use super::core::{Remembered, SESSION_HOLDS_MAX};
 use super::dispatch::Delivery;
 use crate::lease::table::{Granted, Wanted};
 use crate::namespace::NamespaceCommand;
@@ -213,6 +213,10 @@ impl MountApi {
         if core.freeing.contains(&inode) {
             return Err(Error::new(ErrorCode::Stale, format!("{inode} is gone")));
         }
+        if core.opens.count(session) >= SESSION_HOLDS_MAX as u64 {
+            let what = format!("{session} has too many files open");
+            return Err(Error::new(ErrorCode::Overloaded, what));
+        }
         core.opens.open(session, inode);
         Ok(())
     }
@@ -235,7 +239,11 @@ impl MountApi {
             self.ensure_interest(session, inode).await?;
         }
         let mut core = self.alive(session)?;
-        let granted = core.leases.try_lease(session, inode, kind);
+        let full = core.leases.held(session) >= SESSION_HOLDS_MAX;
+        let granted = match full {
+            true => None,
+            false => core.leases.try_lease(session, inode, kind),
+        };
         if granted.is_none() {
             core.interest.maybe_unused(session, inode, self.now());
         }

@@ -102,7 +102,13 @@ impl MountApi {
             let mut core = self.core();
             core.freeing.remove(&inode);
             match result {
-                Ok(_) => {}
+                Ok(_) => {
+                    let mut effects = Vec::new();
+                    for session in core.leases.forget(self.now(), inode, &mut effects) {
+                        core.interest.maybe_unused(session, inode, self.now());
+                    }
+                    self.carry_out(&mut core, effects);
+                }
                 // It has a name again (a rename was repeated), or was freed before.
                 Err(e) if matches!(e.code, ErrorCode::Busy | ErrorCode::Stale) => {}
                 Err(e) => {

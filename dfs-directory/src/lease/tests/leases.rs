@@ -276,6 +276,20 @@ fn the_end_of_a_session_frees_its_leases_and_waits() {
 }
 
 #[test]
+fn the_leases_of_a_freed_inode_go_with_it() {
+    let mut bench = Bench::new();
+    bench.take(A, Exclusive);
+    let b = bench.lease(B, Shared);
+    assert_eq!(bench.table.held(A), 1);
+    assert_eq!(bench.table.forget(bench.now, F, &mut bench.effects), [A]);
+    assert_eq!(bench.table.held(A), 0);
+    assert!(
+        bench.granted(b).is_some(),
+        "it finds out by itself that the inode is gone"
+    );
+}
+
+#[test]
 fn a_given_up_request_lets_the_next_one_go() {
     let mut bench = Bench::new();
     bench.take(A, Shared);

@@ -183,6 +183,7 @@ fn a_deleted_file_lives_until_the_last_mount_closes_it() {
             mount.call(open).await.expect("opened");
         }
         a.mutate(unlink("f")).await.expect("unlinked");
+        b.lease(file, Shared).await.expect("granted");
         a.call(CloseInode {
             stamp: a.stamp(),
             inode: file,
@@ -212,6 +213,11 @@ fn a_deleted_file_lives_until_the_last_mount_closes_it() {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
         assert!(gone);
+        until("its leases are gone", || {
+            let status = directory.api.list_sessions().expect("leads");
+            status.iter().all(|s| s.leases_shared == 0)
+        })
+        .await;
         let late = OpenInode {
             stamp: b.stamp(),
             inode: file,
