@@ -153,3 +153,106 @@ fn a_primary_that_is_cut_off_can_commit_nothing() {
         assert_eq!(world.code(reader), ErrorCode::WrongEpoch);
     }
 }
+
+/// The directory's part: who is what, and the random things that happen to them.
+struct Fate {
+    epoch: u64,
+    in_sync: Vec<u32>,
+    joining: Vec<u32>,
+    down: Vec<u32>,
+}
+
+impl Fate {
+    fn strike(&mut self, world: &mut World) {
+        let proposed = self.joining.iter().position(|id| {
+            let proposal = (dfs_proto::ids::Epoch(self.epoch), world.run(*id));
+            world.proposals.contains(&proposal)
+        });
+        match (world.random(4), proposed) {
+            // A death.
+            (0, _) if self.in_sync.len() > 1 => {
+                let id = self.in_sync.remove(world.random(self.in_sync.len()));
+                world.kill(id);
+                self.down.push(id);
+            }
+            (0, _) if !self.joining.is_empty() => {
+                let id = self.joining.remove(world.random(self.joining.len()));
+                world.kill(id);
+                self.down.push(id);
+            }
+            // A wrong suspicion.
+            (1, _) if self.in_sync.len() > 1 => {
+                let id = self.in_sync.remove(world.random(self.in_sync.len()));
+                self.joining.push(id);
+            }
+            (2, Some(at)) => {
+                let id = self.joining.remove(at);
+                self.in_sync.push(id);
+            }
+            (3, _) if !self.down.is_empty() => {
+                let id = self.down.remove(world.random(self.down.len()));
+                world.restart(id);
+                self.joining.push(id);
+            }
+            _ => return,
+        }
+        for _ in 0..world.random(10) {
+            world.step();
+        }
+        self.epoch += 1;
+        let at = world.random(self.in_sync.len());
+        self.in_sync.rotate_left(at);
+        world.enter(world.config(self.epoch, &self.in_sync, &self.joining));
+        world.assert_equal(&self.in_sync);
+    }
+}
+
+#[test]
+fn deaths_suspicions_returns_and_promotions_in_any_order_lose_nothing() {
+    for seed in 1..60 {
+        let mut world = World::new(3, Some(seed * 7919));
+        world.enter(world.config(1, &[1, 2, 3], &[]));
+        let mut fate = Fate {
+            epoch: 1,
+            in_sync: vec![1, 2, 3],
+            joining: Vec::new(),
+            down: Vec::new(),
+        };
+        let mut client = Client {
+            epoch: 1,
+            primary: 1,
+            sequence: 0,
+            open: Vec::new(),
+            acknowledged: [0; 3],
+        };
+        for _ in 0..12 {
+            for _ in 0..world.random(120) {
+                if world.random(5) == 0 {
+                    client.write(&mut world);
+                }
+                if world.random(10) == 0 {
+                    world.tick();
+                }
+                world.step();
+                client.look(&mut world, false);
+            }
+            fate.strike(&mut world);
+            client.epoch = fate.epoch;
+            client.primary = fate.in_sync[0];
+            client.look(&mut world, true);
+        }
+        for _ in 0..4 {
+            world.settle_with_ticks(8);
+            client.look(&mut world, false);
+        }
+        assert!(client.open.is_empty(), "seed {seed}: {:?}", client.open);
+        let mut all = fate.in_sync.clone();
+        all.extend(&fate.joining);
+        world.assert_equal(&all);
+        for index in 0..3u64 {
+            let chunk = world.nodes[&all[0]].store.chunks.get(&key(1, index));
+            let found = chunk.map_or(0, |chunk| chunk.bytes[0]);
+            assert_eq!(found, client.acknowledged[index as usize], "seed {seed}");
+        }
+    }
+}
