@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod map;
+pub mod sim;
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,116 @@
+//! What must hold after every step, whatever clients have seen of it yet. A broken rule is found
+//! here steps before a client could notice it.
+//!
+//! | module | rule |
+//! | --- | --- |
+//! | `acknowledged` | an answered write is on every in-sync member of its epoch |
+//! | `versions` | a version of a group names one write, given out by one primary an epoch |
+//! | `epochs` | a run's epochs only rise, also over a restart; nothing of another epoch is served |
+//! | `fences` | nothing of a session that is over changes what serves |
+//! | `convergence` | when all is quiet, the replicas are equal and everybody is in-sync |
+
+mod acknowledged;
+pub(crate) mod convergence;
+mod epochs;
+mod fences;
+mod versions;
+
+pub(crate) use epochs::Admission;
+
+use super::disk::Disk;
+use dfs_directory::placement::Placed;
+use dfs_proto::ids::{Epoch, GroupId, ServerRun};
+use dfs_server::replica::{DiskOp, GroupView, Request, Response};
+
+/// A file server as the checks see it.
+#[derive(Debug)]
+pub(crate) struct Seen<'a> {
+    /// The number of its machine.
+    pub(crate) place: usize,
+    /// Its run, if a process lives there.
+    pub(crate) run: Option<ServerRun>,
+    pub(crate) disk: &'a Disk,
+}
+
+/// Everything that the checks remember. Off, only what clients see counts.
+#[derive(Debug, Default)]
+pub(crate) struct Invariants {
+    off: bool,
+    versions: versions::Versions,
+    epochs: epochs::Epochs,
+    fences: fences::Fences,
+}
+
+impl Invariants {
+    pub(crate) fn turn_off(&mut self) {
+        self.off = true;
+    }
+
+    /// A server starts work on its disk.
+    pub(crate) fn disk_begins(
+        &mut self,
+        run: ServerRun,
+        op: &DiskOp,
+        placed: &Placed,
+    ) -> Result<(), String> {
+        if self.off {
+            return Ok(());
+        }
+        if let DiskOp::Write {
+            key, group, record, ..
+        } = op
+        {
+            self.versions.given(*group, *key, record)?;
+            self.fences.written(run, *group, record, placed)?;
+        }
+        Ok(())
+    }
+
+    /// A server is about to answer a request of the replication.
+    pub(crate) fn answers(
+        &mut self,
+        run: ServerRun,
+        admission: &Admission,
+        response: &Response,
+        placed: &Placed,
+        servers: &[Seen<'_>],
+    ) -> Result<(), String> {
+        if self.off {
+            return Ok(());
+        }
+        epochs::served(run, admission, response)?;
+        if let (Request::Write(request), Response::Written(written)) =
+            (&admission.request, response)
+        {
+            self.versions.acknowledged(run, request.group, written)?;
+            self.fences
+                .answered(run, request.group, request.session, placed)?;
+            acknowledged::check(run, request, written, placed, servers)?;
+        }
+        Ok(())
+    }
+
+    /// What a server knows of a group after a step.
+    pub(crate) fn viewed(
+        &mut self,
+        place: usize,
+        run: ServerRun,
+        group: GroupId,
+        view: &GroupView,
+    ) -> Result<(), String> {
+        if self.off {
+            return Ok(());
+        }
+        self.epochs.viewed(place, run, group, view)
+    }
+
+    /// A server has told the directory what it has adopted.
+    pub(crate) fn adopted(&mut self, place: usize, epochs: &[(GroupId, Epoch)]) {
+        self.epochs.promised(place, epochs);
+    }
+
+    /// The directory gives a session's leases to others.
+    pub(crate) fn session_over(&mut self, session: dfs_proto::ids::SessionId) {
+        self.fences.over(session);
+    }
+}

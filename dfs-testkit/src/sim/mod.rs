@@ -1,0 +1,93 @@
+//! The cluster under a simulated network and clock, in one thread: one directory, three file
+//! servers, two mounts. The pure cores are the product's own: the state machine with its epoch
+//! transition and the lease table (directory), the replica core (file server), the lease state
+//! and the chunk requests (mount). What lies between them, disks, sockets, timers, is simulated.
+//!
+//! A run is a function of its seed. It consists of a time of faults, a recovery, and a
+//! comparison of everything. What is checked on the way: `oracle` says which values a client may
+//! see, `invariants` what the replicas must hold after every step. `docs/testing.md` tells how
+//! to replay a seed.
+//!
+//! Not simulated here: the directory's own failures (Raft), sizes and cuts, kernel caches.
+//!
+//! To prove that a broken rule is found, a run can plant a bug in the replica cores
+//! (`Options::plant`). The bugs exist only in builds with `dfs-server`'s feature `planted-bugs`,
+//! which this crate's *tests* ask for and nothing else does: no build of the binaries has them.
+
+mod chaos;
+mod client;
+mod directory;
+mod disk;
+mod invariants;
+mod message;
+mod net;
+mod oracle;
+mod random;
+mod schedule;
+mod server;
+mod world;
+
+use dfs_server::replica::ReplicaCore;
+use std::fmt;
+use std::time::Duration;
+
+/// How a run is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long things go wrong, in simulated time.
+    pub chaos: Duration,
+    /// Keep the last lines of what happened.
+    pub trace: bool,
+    /// Only what clients see counts, as if nothing else were known.
+    pub clients_only: bool,
+    /// Called with each new replica core.
+    pub plant: fn(&mut ReplicaCore),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            chaos: Duration::from_secs(6),
+            trace: false,
+            clients_only: false,
+            plant: |_| {},
+        }
+    }
+}
+
+/// A run that ended well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// The same for the same seed: everything that happened, and what was read.
+    pub digest: u64,
+    pub steps: u64,
+    /// Simulated time.
+    pub time: Duration,
+    pub reads: u64,
+    pub writes: u64,
+    /// Epochs that all groups went through.
+    pub epochs: u64,
+}
+
+/// A run that broke a rule.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub what: String,
+    /// Simulated time since the beginning.
+    pub at: Duration,
+    pub trace: Vec<String>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.trace {
+            writeln!(f, "{line}")?;
+        }
+        write!(f, "after {:?}: {}", self.at, self.what)
+    }
+}
+
+/// Runs one seed.
+pub fn run(seed: u64, options: Options) -> Result<Report, Violation> {
+    world::World::new(seed, options).run()
+}
