@@ -7,7 +7,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `table` | inode leases: holders, waiting requests, operations, recalls |
+//! | `table`, `inode_leases` | leases: holders, waiting requests, operations, recalls |
 //! | `lock_ranges` | the byte ranges that one owner has locked |
 //! | `lock_table` | flock and POSIX locks with their waiters |
 //! | `opens` | which session has which inode open |
@@ -19,6 +19,7 @@
 pub mod asks;
 pub mod clock;
 pub mod grace;
+mod inode_leases;
 pub mod interest;
 pub mod lock_ranges;
 pub mod lock_table;

@@ -1,4 +1,4 @@
-//! Inode leases: holders, the queue of waiting requests, operations and recalls.
+//! Inode leases of the whole file system (`inode_leases` has the rules of one inode).
 //!
 //! Requests on one inode are granted strictly in order (FIFO), so nobody starves: a request
 //! that would fit the present holders still waits behind one that came earlier and does not.
@@ -10,11 +10,11 @@
 //! One recall a holder is outstanding at a time. A recall is sent only after the answer that
 //! carried the grant was (`delivered`), so that a mount never hears of a recall first.
 
+use super::inode_leases::{Holder, InodeLeases, Waiting, conflicts};
 use super::{Moment, Token};
 use dfs_proto::ids::{GrantId, InodeId, SessionId};
 use dfs_proto::msg::session::LeaseKind;
-use dfs_proto::timing::GRANT_TERM_MIN;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a request waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,66 +56,6 @@ pub struct Granted {
     pub contended: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Holder {
-    grant: GrantId,
-    kind: LeaseKind,
-    contended: bool,
-    /// When the answer with this grant was sent; `None` until then.
-    delivered: Option<Moment>,
-    /// The recall that is outstanding: what may be kept.
-    recalling: Option<Option<LeaseKind>>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    token: Token,
-    session: SessionId,
-    wanted: Wanted,
-}
-
-#[derive(Default, Debug)]
-struct InodeLeases {
-    holders: BTreeMap<SessionId, Holder>,
-    /// Running operations, all of one session.
-    operations: BTreeMap<Token, SessionId>,
-    queue: VecDeque<Waiting>,
-    /// Who lost it by a recall last, and when: who asks again so soon contends.
-    lost: Option<(SessionId, Moment)>,
-}
-
-impl InodeLeases {
-    fn is_idle(&self) -> bool {
-        self.holders.is_empty() && self.operations.is_empty() && self.queue.is_empty()
-    }
-
-    /// Whether nothing that is held now stands against the request.
-    fn fits(&self, waiting: &Waiting) -> bool {
-        let mine = |s: SessionId| s == waiting.session;
-        if !self.operations.values().all(|s| mine(*s)) {
-            return false;
-        }
-        // What this session is giving back right now may come with a push: first that.
-        let returning = self
-            .holders
-            .get(&waiting.session)
-            .is_some_and(|h| h.recalling.is_some());
-        if returning && waiting.wanted != Wanted::Operation {
-            return false;
-        }
-        self.holders
-            .iter()
-            .all(|(s, h)| mine(*s) || !conflicts(waiting.wanted, h.kind))
-    }
-}
-
-fn conflicts(wanted: Wanted, held: LeaseKind) -> bool {
-    !matches!(
-        (wanted, held),
-        (Wanted::Lease(LeaseKind::Shared), LeaseKind::Shared)
-    )
-}
-
 /// All leases of the file system.
 #[derive(Debug)]
 pub struct LeaseTable {
@@ -153,40 +93,23 @@ impl LeaseTable {
         effects: &mut Vec<Effect>,
     ) {
         let at = self.inodes.entry(inode).or_default();
-        if let (Wanted::Lease(kind), Some(holder)) = (wanted, at.holders.get(&session))
-            && holder.recalling.is_none()
-            && holder.kind >= kind
+        if let Wanted::Lease(kind) = wanted
+            && let Some(granted) = at.enough(session, kind)
         {
-            // Held already: the same grant again, ahead of the queue (the recall for the
-            // queue's head is yet to come).
+            // Ahead of the queue: the recall for its head is yet to come.
             effects.push(Effect::Granted {
                 token,
                 session,
                 inode,
-                grant: Some(Granted {
-                    grant: holder.grant,
-                    kind: holder.kind,
-                    contended: !at.queue.is_empty(),
-                }),
+                grant: Some(granted),
             });
             return;
         }
-        let waiting = Waiting {
+        at.enqueue(Waiting {
             token,
             session,
             wanted,
-        };
-        // A holder may use its lease until its operation is done, so the operation must not
-        // stand behind a request that waits for the lease.
-        let first = wanted == Wanted::Operation && at.holders.contains_key(&session);
-        let place = if first {
-            let not_first =
-                |w: &Waiting| !at.holders.contains_key(&w.session) || w.wanted != wanted;
-            at.queue.iter().position(not_first)
-        } else {
-            None
-        };
-        at.queue.insert(place.unwrap_or(at.queue.len()), waiting);
+        });
         self.tokens.insert(token, (session, inode));
         self.advance(now, inode, effects);
     }
@@ -201,9 +124,7 @@ impl LeaseTable {
             session,
             wanted: Wanted::Lease(kind),
         };
-        let held = at.holders.get(&session);
-        held.is_some_and(|h| h.recalling.is_none() && h.kind >= kind)
-            || (at.queue.is_empty() && at.fits(&waiting))
+        at.enough(session, kind).is_some() || (at.queue.is_empty() && at.fits(&waiting))
     }
 
     /// Takes a lease only if that needs no recall and no waiting.
@@ -219,20 +140,12 @@ impl LeaseTable {
             session,
             wanted: Wanted::Lease(kind),
         };
-        let held = at
-            .holders
-            .get(&session)
-            .filter(|h| h.recalling.is_none() && h.kind >= kind);
-        let granted = if let Some(h) = held {
-            Some(Granted {
-                grant: h.grant,
-                kind: h.kind,
-                contended: !at.queue.is_empty(),
-            })
-        } else if at.queue.is_empty() && at.fits(&waiting) {
-            Some(self.hold(session, inode, kind, false))
-        } else {
-            None
+        let granted = match at.enough(session, kind) {
+            Some(held) => Some(held),
+            None if at.queue.is_empty() && at.fits(&waiting) => {
+                Some(self.hold(session, inode, kind, false))
+            }
+            None => None,
         };
         self.forget_if_idle(inode);
         granted
@@ -554,7 +467,17 @@ impl LeaseTable {
                 break;
             };
             if !at.fits(&head) {
-                self.recall_for(now, inode, head, effects);
+                let mut later = Vec::new();
+                for (session, grant, keep) in at.recalls(now, head, &mut later) {
+                    effects.push(Effect::Recall {
+                        session,
+                        inode,
+                        grant,
+                        keep,
+                    });
+                }
+                self.deadlines
+                    .extend(later.into_iter().map(|due| (due, inode)));
                 break;
             }
             at.queue.pop_front();
@@ -565,11 +488,9 @@ impl LeaseTable {
                 }
                 Wanted::Lease(kind) => {
                     let others = at.queue.iter().any(|w| w.session != head.session);
-                    let hunted = at.lost.is_some_and(|(loser, when)| {
-                        loser == head.session && now < when + GRANT_TERM_MIN
-                    });
+                    let contended = others || at.hunts(head.session, now);
                     self.tokens.remove(&head.token);
-                    Some(self.granted_again_or_new(head.session, inode, kind, others || hunted))
+                    Some(self.granted_again_or_new(head.session, inode, kind, contended))
                 }
             };
             effects.push(Effect::Granted {
@@ -601,54 +522,6 @@ impl LeaseTable {
                 contended,
             },
             _ => self.hold(session, inode, kind, contended),
-        }
-    }
-
-    fn recall_for(
-        &mut self,
-        now: Moment,
-        inode: InodeId,
-        head: Waiting,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(at) = self.inodes.get_mut(&inode) else {
-            return;
-        };
-        // A session that asks again right after it lost the lease: two of them are hunting it.
-        let hunted = at
-            .lost
-            .is_some_and(|(loser, when)| loser == head.session && now < when + GRANT_TERM_MIN);
-        // What an operation changes must not meet what its own session pushes on a recall.
-        if !at.operations.is_empty() {
-            return;
-        }
-        for (session, holder) in &mut at.holders {
-            if *session == head.session
-                || holder.recalling.is_some()
-                || !conflicts(head.wanted, holder.kind)
-            {
-                continue;
-            }
-            holder.contended |= hunted;
-            let Some(delivered) = holder.delivered else {
-                continue;
-            };
-            let due = delivered + GRANT_TERM_MIN;
-            if holder.contended && now < due {
-                self.deadlines.insert((due, inode));
-                continue;
-            }
-            let keep = match (head.wanted, holder.kind) {
-                (Wanted::Lease(LeaseKind::Shared), LeaseKind::Exclusive) => Some(LeaseKind::Shared),
-                _ => None,
-            };
-            holder.recalling = Some(keep);
-            effects.push(Effect::Recall {
-                session: *session,
-                inode,
-                grant: holder.grant,
-                keep,
-            });
         }
     }
 }
