@@ -68,13 +68,13 @@ pub(super) async fn run(core: Arc<Core>) {
         };
         match established {
             Ok(up) => {
-                patience = Patience::new("the connection to the directory");
                 let up = Arc::new(up);
                 core.link.send_replace(LinkState::Up(up.clone()));
                 let cause = tokio::select! {
                     cause = beat(&core, &up) => cause,
                     _ = stopping.wait_for(|stop| *stop) => break,
                 };
+                patience = Patience::new("the connection to the directory");
                 log::info!("the link to the directory is being renewed: {cause}");
             }
             Err(error) => {
