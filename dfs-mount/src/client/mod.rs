@@ -7,7 +7,7 @@
 //!
 //! | part | modules |
 //! | --- | --- |
-//! | pure machines | `window` (stamps), `lease`, `gate` (order of reads and writes), `authority` (size and times), `chunk_op` (replicas), `recall` (kernel pages), `held_locks` |
+//! | pure machines | `logic` |
 //! | directory | `link` (connection, heartbeats, right to cache), `session`, `call` (retries), `reclaim`, `callbacks` |
 //! | file servers | `servers`, `map_cache`, `chunk_io` |
 //! | operations | `names`, `opens`, `read`, `write`, `sync`, `push`, `locks` |
@@ -16,22 +16,18 @@
 //! ends there, a change goes on in the background until its outcome is known. A lock wait that is
 //! dropped is cancelled.
 
-pub mod authority;
 mod call;
 mod callbacks;
 mod chunk_io;
-pub mod chunk_op;
 mod clock;
 mod core;
-pub mod gate;
 mod guard;
-pub mod held_locks;
 mod inode;
 pub mod kernel;
-pub mod lease;
 mod lease_use;
 mod link;
 mod locks;
+pub mod logic;
 mod map_cache;
 mod names;
 mod opens;
@@ -39,14 +35,12 @@ mod ordering;
 mod patience;
 mod push;
 mod read;
-pub mod recall;
 mod reclaim;
 mod servers;
 mod session;
 mod start;
 mod sync;
 mod types;
-pub mod window;
 mod write;
 
 #[cfg(test)]
@@ -56,6 +50,7 @@ pub use dfs_proto::attr::{FileAttr, FileKind, SetAttr, SetTime, StatFs, Timestam
 pub use dfs_proto::msg::namespace::{Creator, DirPage, DirPageEntry, RenameFlags};
 pub use kernel::{BoxFuture, KernelCache, NoKernel};
 pub use locks::Cancel;
+pub use logic::{authority, chunk_op, gate, held_locks, lease, recall, window};
 pub use types::{
     Allocate, AttrAnswer, ClientOptions, Created, Handle, LockRequest, OpenMode, ReadData,
     ReadMode, WriteAt, WriteMode,

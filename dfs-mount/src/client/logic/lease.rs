@@ -1,5 +1,5 @@
 //! The lease of one inode as its holder sees it: what is held, who uses it, what is asked for,
-//! what is being recalled. Pure; the waiting is done by `super::lease_use`.
+//! what is being recalled. Pure; the waiting is done by `client::lease_use`.
 //!
 //! A right is told by its grant id. Ids rise for an inode, so everything up to the last one that
 //! was given back or lost (`voided`) is refused for ever: a grant that arrives late must not

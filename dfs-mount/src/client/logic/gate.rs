@@ -1,4 +1,4 @@
-//! The order of reads and writes of one inode on this mount. Pure; `super::data` waits.
+//! The order of reads and writes of one inode on this mount. Pure; `client::ordering` waits.
 //!
 //! First come, first served: whoever conflicts with somebody earlier waits for him. A read
 //! conflicts with a write of the same bytes; two writes conflict when they touch the same chunk,
