@@ -311,3 +311,108 @@ async fn round(intent: &Intent, left: &Left, view: &View, progress: &mut Progres
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::{GroupRecord, Placed};
+    use dfs_proto::cluster::{Equalise, GroupConfig, GroupMember};
+    use dfs_proto::ids::{Generation, Incarnation};
+    use dfs_proto::layout::FileLayout;
+
+    fn intent(from: u64, extent: Option<u64>) -> Intent {
+        Intent {
+            inode: InodeId(5),
+            generation: Generation(2),
+            from,
+            extent,
+            layout: FileLayout {
+                chunk_bytes: 4096,
+                first_group: GroupId(2),
+                groups: 4,
+            },
+        }
+    }
+
+    fn groups(from: u64, extent: Option<u64>) -> Vec<u32> {
+        groups_concerned(&intent(from, extent))
+            .into_iter()
+            .map(|group| group.0)
+            .collect()
+    }
+
+    #[test]
+    fn only_groups_that_may_hold_something_are_asked() {
+        assert_eq!(groups(0, Some(1)), [2]);
+        assert_eq!(groups(0, Some(4096)), [2]);
+        assert_eq!(groups(0, Some(4097)), [2, 3]);
+        assert_eq!(groups(4095, Some(8192)), [2, 3]);
+        assert_eq!(groups(4096, Some(8192)), [3]);
+        assert_eq!(groups(8192, Some(8192)), [0; 0]);
+        assert_eq!(groups(0, Some(4 * 4096)), [0, 1, 2, 3]);
+        assert_eq!(groups(5, Some(u64::MAX)), [0, 1, 2, 3]);
+        assert_eq!(groups(u64::MAX, None), [0, 1, 2, 3]);
+    }
+
+    fn view(epoch: u64, effective: bool, states: &[MemberState]) -> View {
+        let config = GroupConfig {
+            group: GroupId(2),
+            epoch: Epoch(epoch),
+            primary: Some(ServerId(1)),
+            members: (1..)
+                .zip(states)
+                .map(|(server, state)| GroupMember {
+                    run: run(server),
+                    state: *state,
+                })
+                .collect(),
+            min_in_sync: 1,
+            equalise: Equalise::Marked,
+        };
+        let record = GroupRecord {
+            home: Vec::new(),
+            effective: effective.then(|| config.clone()),
+            config,
+        };
+        let placed = Placed {
+            groups: BTreeMap::from([(GroupId(2), record)]),
+            ..Placed::default()
+        };
+        View {
+            placed: Arc::new(placed),
+            ..View::default()
+        }
+    }
+
+    fn run(server: u32) -> ServerRun {
+        ServerRun {
+            server: ServerId(server),
+            incarnation: Incarnation(1),
+        }
+    }
+
+    #[test]
+    fn a_group_is_done_when_all_its_active_members_did_it_in_one_epoch() {
+        use MemberState::{InSync, Joining, Offline};
+        let mut progress = Progress::new(&intent(0, Some(1)));
+        let answer = |epoch| CutMade {
+            epochs: vec![(GroupId(2), Epoch(epoch))],
+        };
+        let present = view(3, true, &[InSync, Joining, Offline]);
+        let left = progress.left(&present);
+        assert_eq!(
+            left.missing.keys().copied().collect::<Vec<_>>(),
+            [run(1), run(2)]
+        );
+        assert_eq!(left.joining, BTreeSet::from([run(2)]));
+        progress.made(run(1), &answer(3));
+        progress.made(run(2), &answer(2));
+        let left = progress.left(&present);
+        assert_eq!(left.missing.keys().copied().collect::<Vec<_>>(), [run(2)]);
+        progress.made(run(2), &answer(3));
+        assert_eq!(progress.left(&present), Left::default());
+        // Another epoch: again, by all.
+        assert_eq!(progress.left(&view(4, false, &[InSync; 2])).waiting, 1);
+        assert_eq!(progress.left(&view(4, true, &[InSync; 2])).missing.len(), 2);
+    }
+}

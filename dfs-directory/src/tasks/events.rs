@@ -36,6 +36,8 @@ pub(super) enum Event {
     Closed {
         connection: u64,
     },
+    /// Time has passed for something.
+    Look,
     Suspect(ReportSuspect),
     Propose {
         request: ProposeInSync,
@@ -64,6 +66,7 @@ impl Event {
                 drop(reply.send(Err(error)));
             }
             Self::Closed { .. }
+            | Self::Look
             | Self::Suspect(_)
             | Self::Unanswered { .. }
             | Self::Unable { .. }

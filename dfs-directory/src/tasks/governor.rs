@@ -4,7 +4,7 @@
 
 use super::drive::{Drive, Findings};
 use super::events::Event;
-use super::registry::Registry;
+use super::registry::{LINGER, Registry};
 use super::view::{Link, Signs, View, now};
 use crate::placement::transition::{self, Servers};
 use crate::placement::{self, Placed, PlacementCommand, PlacementOutcome};
@@ -142,11 +142,12 @@ impl<'a> Governor<'a> {
                 let _ = reply.send(answer);
             }
             Event::Closed { connection } => {
-                if let Some(run) = self.registry.remove(connection) {
-                    log::info!("the connection of {run} has ended: it counts as gone");
+                if let Some(run) = self.registry.remove(connection, now()) {
+                    log::info!("the connection of {run} has ended");
                     self.links_changed = true;
                 }
             }
+            Event::Look => {}
             Event::Suspect(report) => {
                 log::warn!(
                     "{} suspects {} in {} groups: {}",
@@ -213,11 +214,10 @@ impl<'a> Governor<'a> {
         let watched = connection.clone();
         tokio::spawn(async move {
             watched.closed().await;
-            let _ = sender
-                .send(Event::Closed {
-                    connection: watched.id(),
-                })
-                .await;
+            let connection = watched.id();
+            let _ = sender.send(Event::Closed { connection }).await;
+            tokio::time::sleep(LINGER).await;
+            let _ = sender.send(Event::Look).await;
         });
         self.registry.add(Link { run, connection }, space, now());
         self.links_changed = true;

@@ -9,20 +9,24 @@ use crate::placement::transition::{ServerView, Servers};
 use dfs_proto::ids::{ServerId, ServerRun};
 use dfs_proto::msg::registry::Space;
 use dfs_proto::timing::SERVER_SILENT;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A server that is alive but did not answer is not taken back as joining for this long.
 const WITHHOLD: Duration = Duration::from_millis(5_000);
+
+/// A run whose connection ended may come back on a new one for this long: then nothing happened.
+/// A dead one's groups wait for it, so it is short.
+pub(super) const LINGER: Duration = Duration::from_millis(25);
 
 #[derive(Debug)]
 pub(super) struct Registry {
     pub(super) links: Links,
     pub(super) signs: Signs,
     withheld: BTreeMap<ServerId, Duration>,
-    /// Servers that were connected to this leader: without a connection they are gone, the
-    /// others have `SERVER_SILENT` from its beginning to come.
-    known: BTreeSet<ServerId>,
+    /// When a server's connection ended. Servers that were never connected to this leader have
+    /// `SERVER_SILENT` from its beginning to come.
+    lost: BTreeMap<ServerId, Duration>,
     began: Duration,
     checked: Duration,
     /// The last registration that this leader saw.
@@ -35,7 +39,7 @@ impl Registry {
             links: Links::new(),
             signs: Signs::new(),
             withheld: BTreeMap::new(),
-            known: BTreeSet::new(),
+            lost: BTreeMap::new(),
             began: now,
             checked: now,
             registered: now,
@@ -45,7 +49,7 @@ impl Registry {
     /// A run has registered.
     pub(super) fn add(&mut self, link: super::view::Link, space: Space, now: Duration) {
         let server = link.run.server;
-        self.known.insert(server);
+        self.lost.remove(&server);
         self.signs.insert(server, Sign { seen: now, space });
         self.registered = now;
         self.links.insert(server, link);
@@ -70,12 +74,13 @@ impl Registry {
     }
 
     /// A connection has ended: the run that it belonged to, unless it has a newer one.
-    pub(super) fn remove(&mut self, connection: u64) -> Option<ServerRun> {
+    pub(super) fn remove(&mut self, connection: u64, now: Duration) -> Option<ServerRun> {
         let found = self
             .links
             .iter()
             .find(|(_, link)| link.connection.id() == connection);
         let server = found.map(|(server, _)| *server)?;
+        self.lost.insert(server, now);
         self.links.remove(&server).map(|link| link.run)
     }
 
@@ -114,9 +119,10 @@ impl Registry {
                     }
                     silent
                 }
-                None => {
-                    self.known.contains(server) || now.saturating_sub(self.began) > SERVER_SILENT
-                }
+                None => match self.lost.get(server) {
+                    Some(at) => now.saturating_sub(*at) >= LINGER,
+                    None => now.saturating_sub(self.began) > SERVER_SILENT,
+                },
             };
             if silent {
                 gone.push(run);

@@ -100,6 +100,20 @@ async fn a_server_that_dies_is_replaced_at_once_and_comes_back_as_joining() {
 }
 
 #[tokio::test]
+async fn a_run_that_comes_back_on_a_new_connection_at_once_was_never_away() {
+    let (directory, mut servers) = three().await;
+    let before = directory.placement.map();
+    let server = servers.remove(0).reconnect(&directory).await;
+    server.told(G, Epoch(0)).await;
+    // Ordered after whatever the end of the old connection caused.
+    let _other = Server::start(&directory, 9, 1).await;
+    let map = directory
+        .map("the other", |map| map.server(ServerId(4)).is_some())
+        .await;
+    assert_eq!(map.groups, before.groups);
+}
+
+#[tokio::test]
 async fn a_silent_server_is_voted_out_and_told_to_register_again() {
     let (directory, servers) = three().await;
     servers[2].fall_silent();
