@@ -10,7 +10,7 @@
 //! One recall a holder is outstanding at a time. A recall is sent only after the answer that
 //! carried the grant was (`delivered`), so that a mount never hears of a recall first.
 
-use super::inode_leases::{Holder, InodeLeases, Waiting, conflicts};
+use super::inode_leases::{Holder, InodeLeases, Waiting};
 use super::{Moment, Token};
 use dfs_proto::ids::{GrantId, InodeId, SessionId};
 use dfs_proto::msg::session::LeaseKind;
@@ -374,21 +374,6 @@ impl LeaseTable {
             }
         }
         counts
-    }
-
-    /// Sessions whose lease or operation stands in the way of the queue's head.
-    pub fn blockers(&self, inode: InodeId) -> Vec<SessionId> {
-        let Some(at) = self.inodes.get(&inode) else {
-            return Vec::new();
-        };
-        let Some(head) = at.queue.front() else {
-            return Vec::new();
-        };
-        at.holders
-            .iter()
-            .filter(|(s, h)| **s != head.session && conflicts(head.wanted, h.kind))
-            .map(|(s, _)| *s)
-            .collect()
     }
 
     fn inodes_held(&self, session: SessionId) -> Vec<InodeId> {
