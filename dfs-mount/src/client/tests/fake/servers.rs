@@ -1,0 +1,122 @@
+//! The file servers of the cluster in memory.
+
+use super::*;
+
+/// All servers look at the same chunks: replication is not the client's business.
+pub(super) struct Server(pub(super) ServerId, pub(super) Arc<Fake>);
+
+impl Service for Server {
+    fn serve(&self, mut incoming: Incoming) {
+        let payload = incoming.take_payload();
+        match incoming.method {
+            BindSession::METHOD => incoming.answer::<BindSession>(Ok(()), Payload::default()),
+            ReadChunk::METHOD => {
+                let read = incoming.decode::<ReadChunk>().and_then(|r| self.read(&r));
+                let (result, payload) = match read {
+                    Ok((read, payload)) => (Ok(read), payload),
+                    Err(error) => (Err(error), Payload::default()),
+                };
+                incoming.answer::<ReadChunk>(result, payload);
+            }
+            WriteChunk::METHOD => {
+                let request = incoming.decode::<WriteChunk>();
+                let result = request.and_then(|r| self.write(&r, &payload));
+                if std::mem::take(&mut lock(&self.1.state).lose_next_answer) {
+                    incoming.connection.close("the answer is lost");
+                }
+                incoming.answer::<WriteChunk>(result, Payload::default());
+            }
+            SyncChunks::METHOD => {
+                let result = incoming.decode::<SyncChunks>().and_then(|r| self.sync(r));
+                incoming.answer::<SyncChunks>(result, Payload::default());
+            }
+            _ => incoming.refuse_unknown(),
+        }
+    }
+}
+
+impl Server {
+    fn check(&self, state: &State, group: GroupId, epoch: Epoch) -> Result<()> {
+        let entry = state.map.group(group).ok_or(ErrorCode::Internal)?;
+        if epoch != entry.epoch {
+            return Err(Error::bare(ErrorCode::WrongEpoch).with_detail(entry.epoch.0));
+        }
+        if !entry.in_sync.contains(&self.0) {
+            return Err(ErrorCode::WrongRole.into());
+        }
+        Ok(())
+    }
+
+    fn read(&self, request: &ReadChunk) -> Result<(ChunkRead, Payload)> {
+        let state = lock(&self.1.state);
+        self.check(&state, request.group, request.epoch)?;
+        if state.rotten.contains(&self.0) {
+            return Err(ErrorCode::Rotten.into());
+        }
+        let bytes = match state.chunks.get(&request.key) {
+            Some(chunk) if chunk.generation > request.generation => {
+                let error = Error::bare(ErrorCode::StaleGeneration);
+                return Err(error.with_detail(chunk.generation.0));
+            }
+            Some(chunk) => {
+                let from = (request.offset as usize).min(chunk.bytes.len());
+                let to = (from + request.len as usize).min(chunk.bytes.len());
+                Payload::copy_from(&chunk.bytes[from..to])
+            }
+            None => Payload::default(),
+        };
+        let checksums = block_checksums(request.offset, &bytes);
+        Ok((ChunkRead { checksums }, bytes))
+    }
+
+    fn write(&self, request: &WriteChunk, bytes: &[u8]) -> Result<ChunkWritten> {
+        let mut state = lock(&self.1.state);
+        self.check(&state, request.group, request.epoch)?;
+        let entry = state.map.group(request.group).ok_or(ErrorCode::Internal)?;
+        if entry.primary != Some(self.0) {
+            return Err(ErrorCode::WrongRole.into());
+        }
+        assert!(bytes.len() <= IO_BYTES_MAX, "a request is never larger");
+        assert!(verify_checksums(request.offset, bytes, &request.checksums));
+        if !state.sessions.contains_key(&request.session) {
+            return Err(ErrorCode::Fenced.into());
+        }
+        state.next += 1;
+        let fresh = Version {
+            epoch: request.epoch,
+            counter: state.next,
+        };
+        let chunk = state.chunks.entry(request.key).or_default();
+        let record = chunk.records.get(&request.session).copied();
+        let answer = |version| ChunkWritten {
+            version,
+            epoch: request.epoch,
+        };
+        match record {
+            Some((last, version)) if last == request.sequence => return Ok(answer(version)),
+            Some((last, _)) if last > request.sequence => {
+                return Err(ErrorCode::WriteForgotten.into());
+            }
+            _ => {}
+        }
+        let end = request.offset as usize + bytes.len();
+        if chunk.bytes.len() < end {
+            chunk.bytes.resize(end, 0);
+        }
+        chunk.bytes[request.offset as usize..end].copy_from_slice(bytes);
+        chunk.generation = request.generation;
+        chunk.version = fresh;
+        chunk
+            .records
+            .insert(request.session, (request.sequence, fresh));
+        state.writes += 1;
+        Ok(answer(fresh))
+    }
+
+    fn sync(&self, request: SyncChunks) -> Result<()> {
+        let mut state = lock(&self.1.state);
+        self.check(&state, request.group, request.epoch)?;
+        state.synced.push((self.0, request.chunks));
+        Ok(())
+    }
+}
