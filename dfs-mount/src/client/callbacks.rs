@@ -120,7 +120,7 @@ impl Core {
             found = match tokio::time::timeout(GRANT_ARRIVES, arrives).await {
                 Ok(found) => found,
                 Err(_) => {
-                    inode.state().lease.refuse(recall.grant);
+                    inode.state().lease.refuse(recall.grant, recall.keep);
                     RecallFound::NotHeld
                 }
             };

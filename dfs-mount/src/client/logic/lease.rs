@@ -3,7 +3,8 @@
 //!
 //! A right is told by its grant id. Ids rise for an inode, so everything up to the last one that
 //! was given back or lost (`voided`) is refused for ever: a grant that arrives late must not
-//! bring a right back that the directory has already taken.
+//! bring a right back that the directory has already taken. A grant of which a recall has left
+//! a shared right goes on under its id, but is refused as an exclusive one (`downgraded`).
 
 use dfs_proto::ids::GrantId;
 use dfs_proto::msg::session::LeaseKind;
@@ -50,6 +51,7 @@ struct Recalling {
 pub struct LeaseState {
     held: Option<Held>,
     voided: GrantId,
+    downgraded: GrantId,
     users: u32,
     asking: Option<u64>,
     asks: u64,
@@ -114,7 +116,11 @@ impl LeaseState {
 
     /// A grant has come, asked for or with another answer. False: it is of the past.
     pub fn granted(&mut self, grant: Held) -> bool {
-        if grant.grant <= self.voided || self.held.is_some_and(|held| held.grant > grant.grant) {
+        let voided = match grant.kind {
+            LeaseKind::Shared => self.voided,
+            LeaseKind::Exclusive => self.voided.max(self.downgraded),
+        };
+        if grant.grant <= voided || self.held.is_some_and(|held| held.grant > grant.grant) {
             return false;
         }
         self.held = Some(grant);
@@ -144,18 +150,28 @@ impl LeaseState {
             }
             Some(held) if held.grant > grant => RecallFound::NotHeld,
             _ if grant <= self.voided => RecallFound::NotHeld,
+            _ if keep.is_some() && grant <= self.downgraded => RecallFound::NotHeld,
             _ if self.asking.is_some() => RecallFound::NotYet,
             _ => {
-                self.voided = grant;
+                self.give_up(grant, keep);
                 RecallFound::NotHeld
             }
         }
     }
 
     /// The grant was recalled and did not turn up: its answer will not be accepted.
-    pub fn refuse(&mut self, grant: GrantId) {
+    pub fn refuse(&mut self, grant: GrantId, keep: Option<LeaseKind>) {
         if self.held.is_none_or(|held| held.grant < grant) {
-            self.voided = self.voided.max(grant);
+            self.give_up(grant, keep);
+        }
+    }
+
+    /// What a recall takes of a grant is refused from now on. What it leaves is not: the
+    /// directory goes on with it under the same id, whether its answer has come or not.
+    fn give_up(&mut self, grant: GrantId, keep: Option<LeaseKind>) {
+        match keep {
+            None => self.voided = self.voided.max(grant),
+            Some(_) => self.downgraded = self.downgraded.max(grant),
         }
     }
 
@@ -179,7 +195,10 @@ impl LeaseState {
             && let Some(held) = self.held.filter(|held| held.grant == recall.grant)
         {
             match recall.keep {
-                Some(kind) => self.held = Some(Held { kind, ..held }),
+                Some(kind) => {
+                    self.give_up(held.grant, Some(kind));
+                    self.held = Some(Held { kind, ..held });
+                }
                 None => self.void(held),
             }
         }
@@ -305,7 +324,7 @@ mod tests {
         let mut lease = LeaseState::default();
         assert_eq!(lease.enter(Shared, false), Enter::Ask(1));
         assert_eq!(lease.recall(GrantId(9), None), RecallFound::NotYet);
-        lease.refuse(GrantId(9));
+        lease.refuse(GrantId(9), None);
         assert!(!lease.granted(held(9, Shared)));
     }
 
@@ -328,6 +347,33 @@ mod tests {
             "a repeat finds it done"
         );
         assert_eq!(lease.recall(GrantId(5), None), RecallFound::Begin);
+    }
+
+    #[test]
+    fn a_late_grant_does_not_undo_a_downgrade() {
+        let mut lease = holding(5, Exclusive);
+        assert_eq!(lease.recall(GrantId(5), Some(Shared)), RecallFound::Begin);
+        assert!(lease.flip());
+        assert!(!lease.granted(held(5, Exclusive)), "another answer with the old grant");
+        assert_eq!(lease.held(), Some(held(5, Shared)));
+    }
+
+    #[test]
+    fn what_a_downgrade_of_an_unseen_grant_leaves_is_accepted() {
+        // The directory's answer was lost; it takes the recall's answer for a downgrade and
+        // from then on grants the same id, shared, to every ask.
+        let mut lease = LeaseState::default();
+        assert_eq!(lease.recall(GrantId(9), Some(Shared)), RecallFound::NotHeld);
+        assert!(!lease.granted(held(9, Exclusive)), "the lost answer, late");
+        assert!(lease.granted(held(9, Shared)));
+
+        let mut lease = LeaseState::default();
+        assert_eq!(lease.enter(Exclusive, false), Enter::Ask(1));
+        assert_eq!(lease.recall(GrantId(9), Some(Shared)), RecallFound::NotYet);
+        lease.refuse(GrantId(9), Some(Shared));
+        assert!(!lease.granted(held(9, Exclusive)));
+        assert!(lease.granted(held(9, Shared)));
+        assert_eq!(lease.recall(GrantId(9), None), RecallFound::Begin);
     }
 
     #[test]
