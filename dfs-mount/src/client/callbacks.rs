@@ -119,10 +119,7 @@ impl Core {
                 );
             found = match tokio::time::timeout(GRANT_ARRIVES, arrives).await {
                 Ok(found) => found,
-                Err(_) => {
-                    inode.state().lease.refuse(recall.grant, recall.keep);
-                    RecallFound::NotHeld
-                }
+                Err(_) => inode.state().lease.refuse(recall.grant, recall.keep),
             };
         }
         match found {

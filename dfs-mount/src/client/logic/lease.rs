@@ -134,35 +134,38 @@ impl LeaseState {
         }
     }
 
-    /// The directory wants a grant back.
+    /// The directory wants a grant back. A grant that has not come may still be on its way.
     pub fn recall(&mut self, grant: GrantId, keep: Option<LeaseKind>) -> RecallFound {
+        let unseen = self.held.is_none_or(|held| held.grant < grant);
+        let kept = keep.is_some() && grant <= self.downgraded;
+        if unseen && grant > self.voided && !kept && self.asking.is_some() {
+            return RecallFound::NotYet;
+        }
+        self.refuse(grant, keep)
+    }
+
+    /// The same, when a grant that has not come is not waited for (any more): its answer will
+    /// not be accepted. An older grant that is held goes with it, since the directory knows only
+    /// the last one: it is given back as if it were the one that is recalled.
+    pub fn refuse(&mut self, grant: GrantId, keep: Option<LeaseKind>) -> RecallFound {
         match self.held {
-            Some(held) if held.grant == grant => {
-                if keep >= Some(held.kind) {
-                    return RecallFound::NotHeld;
-                }
-                if let Some(recall) = &mut self.recall {
-                    recall.keep = recall.keep.min(keep);
-                    return RecallFound::InProgress;
-                }
-                self.recall = Some(Recalling { grant, keep });
-                RecallFound::Begin
-            }
             Some(held) if held.grant > grant => RecallFound::NotHeld,
-            _ if grant <= self.voided => RecallFound::NotHeld,
-            _ if keep.is_some() && grant <= self.downgraded => RecallFound::NotHeld,
-            _ if self.asking.is_some() => RecallFound::NotYet,
-            _ => {
+            Some(held) if held.grant == grant && keep >= Some(held.kind) => RecallFound::NotHeld,
+            Some(_) => match &mut self.recall {
+                Some(recall) => {
+                    recall.grant = recall.grant.max(grant);
+                    recall.keep = recall.keep.min(keep);
+                    RecallFound::InProgress
+                }
+                None => {
+                    self.recall = Some(Recalling { grant, keep });
+                    RecallFound::Begin
+                }
+            },
+            None => {
                 self.give_up(grant, keep);
                 RecallFound::NotHeld
             }
-        }
-    }
-
-    /// The grant was recalled and did not turn up: its answer will not be accepted.
-    pub fn refuse(&mut self, grant: GrantId, keep: Option<LeaseKind>) {
-        if self.held.is_none_or(|held| held.grant < grant) {
-            self.give_up(grant, keep);
         }
     }
 
@@ -192,15 +195,15 @@ impl LeaseState {
             return false;
         }
         if let Some(recall) = self.recall.take()
-            && let Some(held) = self.held.filter(|held| held.grant == recall.grant)
+            && let Some(held) = self.held.filter(|held| held.grant <= recall.grant)
         {
-            match recall.keep {
-                Some(kind) => {
-                    self.give_up(held.grant, Some(kind));
-                    self.held = Some(Held { kind, ..held });
-                }
-                None => self.void(held),
-            }
+            self.give_up(recall.grant, recall.keep);
+            let left = recall.keep.map(|kind| Held {
+                grant: recall.grant,
+                kind: kind.min(held.kind),
+            });
+            self.held = left;
+            self.era += u64::from(left.is_none());
         }
         true
     }
@@ -224,12 +227,6 @@ impl LeaseState {
         self.held = None;
         self.era += 1;
         true
-    }
-
-    fn void(&mut self, held: Held) {
-        self.voided = self.voided.max(held.grant);
-        self.held = None;
-        self.era += 1;
     }
 
     /// A new leader of the directory goes on with the exclusive lease under a new grant, or
@@ -354,7 +351,10 @@ mod tests {
         let mut lease = holding(5, Exclusive);
         assert_eq!(lease.recall(GrantId(5), Some(Shared)), RecallFound::Begin);
         assert!(lease.flip());
-        assert!(!lease.granted(held(5, Exclusive)), "another answer with the old grant");
+        assert!(
+            !lease.granted(held(5, Exclusive)),
+            "another answer with the old grant"
+        );
         assert_eq!(lease.held(), Some(held(5, Shared)));
     }
 
@@ -374,6 +374,30 @@ mod tests {
         assert!(!lease.granted(held(9, Exclusive)));
         assert!(lease.granted(held(9, Shared)));
         assert_eq!(lease.recall(GrantId(9), None), RecallFound::Begin);
+    }
+
+    #[test]
+    fn a_recall_of_an_unseen_upgrade_takes_what_it_replaced() {
+        // The answer with the exclusive grant is lost: the directory knows grant 6 only.
+        let mut lease = holding(5, Shared);
+        let Enter::Ready { era, .. } = lease.enter(Shared, false) else {
+            panic!("held");
+        };
+        assert_eq!(lease.enter(Exclusive, false), Enter::Ask(2));
+        assert_eq!(lease.recall(GrantId(6), None), RecallFound::NotYet);
+        assert_eq!(lease.refuse(GrantId(6), None), RecallFound::Begin);
+        assert_eq!(lease.recalling(), Some(GrantId(6)));
+        assert!(!lease.flip(), "somebody reads under the old grant");
+        lease.leave();
+        assert!(lease.flip());
+        assert_eq!(lease.held(), None);
+        assert!(!lease.is_valid(era));
+        assert!(!lease.granted(held(6, Exclusive)));
+
+        let mut lease = holding(5, Shared);
+        assert_eq!(lease.recall(GrantId(6), Some(Shared)), RecallFound::Begin);
+        assert!(lease.flip());
+        assert_eq!(lease.held(), Some(held(6, Shared)));
     }
 
     #[test]
