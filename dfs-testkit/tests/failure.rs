@@ -110,8 +110,9 @@ fn the_directory_is_restarted() {
     let lock = File::create(a.join("lock")).unwrap();
     lock.lock().unwrap();
     // Deleted but open, and not pushed yet.
-    let mut orphan = OpenOptions::new().create(true).read(true).write(true).truncate(true);
-    let orphan = orphan.open_here(&a.join("orphan"));
+    let mut open = OpenOptions::new();
+    open.create(true).read(true).write(true).truncate(true);
+    let orphan = open.open(a.join("orphan")).unwrap();
     orphan.write_all_at(b"still here", 0).unwrap();
     fs::remove_file(b.join("orphan")).unwrap();
     for verb in ["kill", "stop"] {
@@ -131,16 +132,6 @@ fn the_directory_is_restarted() {
     lock.unlock().unwrap();
     let taken = Command::new("flock").arg("-n").arg(b.join("lock")).arg("true").status();
     assert_eq!(taken.unwrap().code(), Some(0));
-}
-
-trait OpenHere {
-    fn open_here(&mut self, path: &Path) -> File;
-}
-
-impl OpenHere for &mut OpenOptions {
-    fn open_here(&mut self, path: &Path) -> File {
-        self.open(path).unwrap()
-    }
 }
 
 #[test]

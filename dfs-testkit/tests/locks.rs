@@ -120,9 +120,9 @@ fn what_ends_is_free_soon(a: &Path, b: &Path) {
         drop(file);
         assert_eq!(code(&["-n"], &b.join("free")), Some(0), "after close, round {round}");
         // The holder is killed.
-        let mut holder =
-            Command::new("flock").arg(&path).args(["-c", "echo held; exec sleep 60"]);
-        let mut holder = holder_started(&mut holder);
+        let mut command = Command::new("flock");
+        command.arg(&path).args(["-c", "echo held; exec sleep 60"]);
+        let mut holder = holder_started(&mut command);
         assert_eq!(code(&["-n"], &b.join("free")), Some(1));
         let group = format!("-{}", holder.id());
         assert!(Command::new("kill").args(["-9", "--", &group]).status().unwrap().success());
@@ -132,7 +132,7 @@ fn what_ends_is_free_soon(a: &Path, b: &Path) {
     }
 }
 
-fn holder_started(command: &mut &mut Command) -> Child {
+fn holder_started(command: &mut Command) -> Child {
     use std::io::Read;
     use std::os::unix::process::CommandExt;
     let mut child = command.process_group(0).stdout(Stdio::piped()).spawn().unwrap();

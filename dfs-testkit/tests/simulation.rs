@@ -1,6 +1,7 @@
 //! Seeds of the simulated cluster: none may break a rule, and each planted bug must be found.
 //!
-//! `DFS_SIM_SEED=N` runs that seed alone, with a trace. `DFS_SIM_SEEDS=N` runs so many, from
+//! `DFS_SIM_SEED=N` runs that seed alone; with `DFS_SIM_LIVE=1` it prints everything that
+//! happens. `DFS_SIM_SEEDS=N` runs so many, from
 //! `DFS_SIM_FROM` on.
 
 use dfs_server::replica::{Planted, ReplicaCore};
@@ -28,7 +29,12 @@ fn run(seed: u64, options: Options) -> sim::Report {
 #[test]
 fn seeds_break_no_rule() {
     if let Some(seed) = number("DFS_SIM_SEED") {
-        println!("{:?}", run(seed, Options::default()));
+        let live = number("DFS_SIM_LIVE").is_some();
+        let options = Options {
+            live,
+            ..Options::default()
+        };
+        println!("{:?}", run(seed, options));
         return;
     }
     let from = number("DFS_SIM_FROM").unwrap_or(1);

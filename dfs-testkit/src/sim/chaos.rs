@@ -30,12 +30,12 @@ impl Mood {
     pub(crate) fn of(s: &mut Schedule) -> Self {
         let mut pick = |choices: [u64; 4]| choices[s.random.index(4)];
         Self {
-            gap: pick([200_000, 500_000, 1_000_000, 2_000_000]),
+            gap: pick([300_000, 700_000, 1_500_000, 3_000_000]),
             kills: pick([0, 10, 20, 30]),
             power: pick([0, 5, 10, 20]),
             cuts: pick([0, 10, 20, 30]),
             pauses: pick([0, 5, 10, 20]),
-            clients: pick([0, 2, 5, 10]),
+            clients: pick([0, 1, 2, 4]),
         }
     }
 }
@@ -55,6 +55,14 @@ fn pair(s: &mut Schedule) -> (Node, Node) {
         if b != a {
             return (a, b);
         }
+    }
+}
+
+/// Mostly short; sometimes long enough for everybody to notice.
+fn outage(s: &mut Schedule) -> Duration {
+    match s.random.chance(700) {
+        true => s.random.micros(2_000, 300_000),
+        false => s.random.micros(300_000, 2_500_000),
     }
 }
 
@@ -82,7 +90,7 @@ impl World {
             self.cut();
         } else if falls(mood.pauses) {
             let who = node(s);
-            let until = s.now + s.random.micros(5_000, 2_500_000);
+            let until = s.now + outage(s);
             if who != Node::Directory {
                 s.trace(|| format!("{who:?} is paused until {until:?}"));
                 s.net.pause(who, until);
@@ -103,7 +111,7 @@ impl World {
 
     fn cut(&mut self) {
         let s = &mut self.schedule;
-        let until = s.now + s.random.micros(10_000, 3_000_000);
+        let until = s.now + outage(s);
         let (a, b) = pair(s);
         match s.random.below(3) {
             0 => {

@@ -36,8 +36,10 @@ use std::time::Duration;
 pub struct Options {
     /// How long things go wrong, in simulated time.
     pub chaos: Duration,
-    /// Keep the last lines of what happened.
+    /// Keep the last lines of what happened, for a violation.
     pub trace: bool,
+    /// Print every line at once.
+    pub live: bool,
     /// Only what clients see counts, as if nothing else were known.
     pub clients_only: bool,
     /// Called with each new replica core.
@@ -49,6 +51,7 @@ impl Default for Options {
         Self {
             chaos: Duration::from_secs(6),
             trace: false,
+            live: false,
             clients_only: false,
             plant: |_| {},
         }

@@ -28,7 +28,7 @@ impl Weather {
     pub(crate) fn of(random: &mut Random) -> Self {
         let mut pick = |choices: [u64; 4]| choices[random.index(4)];
         Self {
-            lost: pick([0, 2, 10, 30]),
+            lost: pick([0, 0, 2, 10]),
             doubled: pick([0, 20, 50, 100]),
             slow: pick([0, 5, 20, 60]),
         }

@@ -74,11 +74,12 @@ pub(crate) struct Schedule {
     pub(crate) steps: u64,
     violation: Option<String>,
     tracing: bool,
+    live: bool,
     trace: VecDeque<String>,
 }
 
 impl Schedule {
-    pub(crate) fn new(seed: u64, tracing: bool) -> Self {
+    pub(crate) fn new(seed: u64, tracing: bool, live: bool) -> Self {
         let mut random = Random::new(seed);
         let weather = Weather::of(&mut random);
         Self {
@@ -95,7 +96,8 @@ impl Schedule {
             digest: 0xcbf2_9ce4_8422_2325,
             steps: 0,
             violation: None,
-            tracing,
+            tracing: tracing || live,
+            live,
             trace: VecDeque::new(),
         }
     }
@@ -307,7 +309,11 @@ impl Schedule {
             self.trace.pop_front();
         }
         let at = self.now.as_micros() as f64 / 1000.0;
-        self.trace.push_back(format!("{at:>12.3} {}", line()));
+        let line = format!("{at:>12.3} {}", line());
+        if self.live {
+            println!("{line}");
+        }
+        self.trace.push_back(line);
     }
 
     pub(crate) fn trace_lines(&self) -> Vec<String> {

@@ -36,7 +36,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, options: Options) -> Self {
-        let mut schedule = Schedule::new(seed, options.trace);
+        let mut schedule = Schedule::new(seed, options.trace, options.live);
         if options.clients_only {
             schedule.invariants.turn_off();
         }

@@ -204,21 +204,21 @@ impl Client {
         let state = &mut self.files[file];
         for mut recall in std::mem::take(&mut state.recalls) {
             let known = state.lease.recalling() == Some(recall.grant);
-            let found = match known {
+            let mut found = match known {
                 true => RecallFound::InProgress,
                 false => state.lease.recall(recall.grant, recall.keep),
             };
+            if found == RecallFound::NotYet {
+                // A grant that is still on its way: wait a moment for it.
+                recall.tries += 1;
+                if recall.tries > LOOKS {
+                    found = state.lease.refuse(recall.grant, recall.keep);
+                }
+            }
             let over = match found {
                 RecallFound::NotHeld => true,
                 RecallFound::Begin | RecallFound::InProgress => state.lease.flip(),
-                // A grant that is still on its way: wait a moment for it.
-                RecallFound::NotYet => {
-                    recall.tries += 1;
-                    if recall.tries > LOOKS {
-                        state.lease.refuse(recall.grant);
-                    }
-                    recall.tries > LOOKS
-                }
+                RecallFound::NotYet => false,
             };
             if over {
                 let grant = recall.grant;

@@ -25,7 +25,7 @@ pub(crate) const CACHE_RIGHT: Duration = Duration::from_millis(400);
 const MARGIN: Duration = Duration::from_millis(50);
 
 /// A session that is silent for longer is ended.
-const SESSION_TTL: Duration = Duration::from_millis(1_500);
+const SESSION_TTL: Duration = Duration::from_millis(900);
 
 /// A server that does not acknowledge a fence by then leaves its groups.
 const FENCE_DEADLINE: Duration = Duration::from_millis(1_000);
