@@ -15,17 +15,21 @@ pub struct Cluster {
 
 /// The project's root.
 pub fn project() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the project")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the project")
 }
 
 /// Where the release binaries are.
 pub fn binary(name: &str) -> PathBuf {
-    let dir = std::env::var_os("DFS_BIN").map(PathBuf::from).unwrap_or_else(|| {
-        std::env::var_os("CARGO_TARGET_DIR")
-            .map(PathBuf::from)
-            .unwrap_or_else(|| project().join("target"))
-            .join("release")
-    });
+    let dir = std::env::var_os("DFS_BIN")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| {
+            std::env::var_os("CARGO_TARGET_DIR")
+                .map(PathBuf::from)
+                .unwrap_or_else(|| project().join("target"))
+                .join("release")
+        });
     dir.join(name)
 }
 
@@ -44,7 +48,9 @@ pub fn run(command: &mut Command) -> String {
 
 /// Runs a command to its end, whatever that is.
 pub fn output(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
+    command
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"))
 }
 
 impl Cluster {
@@ -55,8 +61,14 @@ impl Cluster {
 
     /// A cluster with these options of `scripts/cluster up`.
     pub fn up(options: &[&str]) -> Self {
-        let home = tempfile::Builder::new().prefix("dfs-test-").tempdir().expect("a dir");
-        let cluster = Self { dir: home.path().join("cluster"), _home: home };
+        let home = tempfile::Builder::new()
+            .prefix("dfs-test-")
+            .tempdir()
+            .expect("a dir");
+        let cluster = Self {
+            dir: home.path().join("cluster"),
+            _home: home,
+        };
         run(cluster.script("up").args(options));
         cluster
     }
@@ -87,13 +99,19 @@ impl Cluster {
 
     pub fn address(&self, node: &str) -> String {
         let file = self.data(node).join("address");
-        std::fs::read_to_string(file).expect("an address").trim().to_owned()
+        std::fs::read_to_string(file)
+            .expect("an address")
+            .trim()
+            .to_owned()
     }
 
     pub fn pid(&self, node: &str) -> u32 {
         let file = self.dir.join("run").join(format!("{node}.pid"));
         let text = std::fs::read_to_string(file).expect("a pid file");
-        text.split_whitespace().next().and_then(|w| w.parse().ok()).expect("a pid")
+        text.split_whitespace()
+            .next()
+            .and_then(|w| w.parse().ok())
+            .expect("a pid")
     }
 
     /// `kill`, `pause`, `resume`, `stop` or `start` of a node.
@@ -103,7 +121,10 @@ impl Cluster {
 
     pub fn ctl(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary("dfsctl"));
-        command.arg("--directory").arg(self.address("directory-1")).args(arguments);
+        command
+            .arg("--directory")
+            .arg(self.address("directory-1"))
+            .args(arguments);
         command
     }
 
@@ -116,7 +137,9 @@ impl Cluster {
     /// Whether every replica group has all its wanted members in-sync.
     pub fn is_healthy(&self) -> bool {
         let output = output(&mut self.ctl(&["--json", "status"]));
-        let Ok(status) = serde_json::from_slice::<Value>(&output.stdout) else { return false };
+        let Ok(status) = serde_json::from_slice::<Value>(&output.stdout) else {
+            return false;
+        };
         status["groups"].as_u64().is_some_and(|n| n > 0)
             && status["groups_healthy"] == status["groups"]
     }
@@ -137,7 +160,9 @@ impl Cluster {
     }
 
     fn show_logs(&self) {
-        let Ok(logs) = std::fs::read_dir(self.dir.join("log")) else { return };
+        let Ok(logs) = std::fs::read_dir(self.dir.join("log")) else {
+            return;
+        };
         for entry in logs.flatten() {
             let text = std::fs::read(entry.path()).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);

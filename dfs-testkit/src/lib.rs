@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 pub fn eventually(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < deadline, "{what}: not within {deadline:?}");
+        assert!(
+            start.elapsed() < deadline,
+            "{what}: not within {deadline:?}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
     start.elapsed()
@@ -18,5 +21,8 @@ pub fn eventually(what: &str, deadline: Duration, mut condition: impl FnMut() ->
 
 /// How often a repeated scenario runs: `DFS_TEST_ROUNDS`, else `default`.
 pub fn rounds(default: usize) -> usize {
-    std::env::var("DFS_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+    std::env::var("DFS_TEST_ROUNDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(default)
 }

@@ -20,7 +20,11 @@ impl SharedMap {
 
     /// Maps a file opened for reading and writing.
     pub fn writable(file: &File, len: usize) -> io::Result<Self> {
-        Self::map(file, len, rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE)
+        Self::map(
+            file,
+            len,
+            rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
+        )
     }
 
     #[allow(unsafe_code)]
@@ -69,7 +73,11 @@ impl SharedMap {
     pub fn sync(&self) -> io::Result<()> {
         // SAFETY: exactly the range that was mapped.
         unsafe {
-            rustix::mm::msync(self.start.as_ptr().cast(), self.len, rustix::mm::MsyncFlags::SYNC)?;
+            rustix::mm::msync(
+                self.start.as_ptr().cast(),
+                self.len,
+                rustix::mm::MsyncFlags::SYNC,
+            )?;
         }
         Ok(())
     }

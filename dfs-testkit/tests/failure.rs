@@ -57,22 +57,31 @@ fn check_pattern(path: &Path, blocks: u64) {
 fn a_file_server_dies_and_comes_back() {
     let cluster = Cluster::with_mounts(2);
     let path = cluster.mount(1).join("steady");
-    let longest = write_steadily(&path, 256, Duration::from_millis(30), |number| match number {
-        64 => cluster.node("kill", "server-1"),
-        100 => cluster.node("start", "server-1"),
-        130 => {
-            cluster.wait_healthy(Duration::from_secs(30));
-            cluster.node("kill", "server-2");
-        }
-        200 => cluster.node("start", "server-2"),
-        _ => {}
-    });
+    let longest = write_steadily(
+        &path,
+        256,
+        Duration::from_millis(30),
+        |number| match number {
+            64 => cluster.node("kill", "server-1"),
+            100 => cluster.node("start", "server-1"),
+            130 => {
+                cluster.wait_healthy(Duration::from_secs(30));
+                cluster.node("kill", "server-2");
+            }
+            200 => cluster.node("start", "server-2"),
+            _ => {}
+        },
+    );
     println!("longest single write: {longest:?}");
     assert!(longest < STALL_MAX, "a write took {longest:?}");
     check_pattern(&cluster.mount(2).join("steady"), 256);
     cluster.wait_healthy(Duration::from_secs(30));
     let verify = dfs_testkit::cluster::output(&mut cluster.ctl(&["verify"]));
-    assert!(verify.status.success(), "{}", String::from_utf8_lossy(&verify.stdout));
+    assert!(
+        verify.status.success(),
+        "{}",
+        String::from_utf8_lossy(&verify.stdout)
+    );
 }
 
 #[test]
@@ -85,14 +94,20 @@ fn readers_go_on_while_servers_die() {
         let node = format!("server-{}", round % 3 + 1);
         cluster.node("kill", &node);
         // Direct reads: each goes to a server.
-        let file =
-            OpenOptions::new().read(true).write(true).open(cluster.mount(2).join("read")).unwrap();
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(cluster.mount(2).join("read"))
+            .unwrap();
         let mut seen = vec![0; 1 << 20];
         for at in (0..12u64).map(|n| n << 20) {
             let start = Instant::now();
             file.read_exact_at(&mut seen, at).unwrap();
             longest = longest.max(start.elapsed());
-            assert!(seen == data[at as usize..][..1 << 20], "round {round}, byte {at}");
+            assert!(
+                seen == data[at as usize..][..1 << 20],
+                "round {round}, byte {at}"
+            );
         }
         cluster.node("start", &node);
         cluster.wait_healthy(Duration::from_secs(30));
@@ -119,7 +134,11 @@ fn the_directory_is_restarted() {
         cluster.node(verb, "directory-1");
         cluster.node("start", "directory-1");
         // Locks, leases and opens are kept.
-        let taken = Command::new("flock").arg("-n").arg(b.join("lock")).arg("true").status();
+        let taken = Command::new("flock")
+            .arg("-n")
+            .arg(b.join("lock"))
+            .arg("true")
+            .status();
         assert_eq!(taken.unwrap().code(), Some(1), "{verb}: the lock was lost");
         file.write_all(b"after ").unwrap();
         let mut seen = [0; 10];
@@ -128,9 +147,16 @@ fn the_directory_is_restarted() {
         fs::write(a.join(verb), verb).unwrap();
         assert_eq!(fs::read_to_string(b.join(verb)).unwrap(), verb);
     }
-    assert_eq!(fs::read_to_string(b.join("kept")).unwrap(), "before after after ");
+    assert_eq!(
+        fs::read_to_string(b.join("kept")).unwrap(),
+        "before after after "
+    );
     lock.unlock().unwrap();
-    let taken = Command::new("flock").arg("-n").arg(b.join("lock")).arg("true").status();
+    let taken = Command::new("flock")
+        .arg("-n")
+        .arg(b.join("lock"))
+        .arg("true")
+        .status();
     assert_eq!(taken.unwrap().code(), Some(0));
 }
 
@@ -148,18 +174,35 @@ fn a_mount_dies() {
     lock.lock().unwrap();
     cluster.node("kill", "mount-1");
     let start = Instant::now();
-    let status = Command::new("flock").arg("-x").arg(b.join("lock")).arg("true").status().unwrap();
+    let status = Command::new("flock")
+        .arg("-x")
+        .arg(b.join("lock"))
+        .arg("true")
+        .status()
+        .unwrap();
     assert!(status.success());
     let waited = start.elapsed();
     println!("the dead mount's lock was free after {waited:.1?}");
-    assert!(waited < Duration::from_secs(13), "TTL + 3 s have passed: {waited:?}");
+    assert!(
+        waited < Duration::from_secs(13),
+        "TTL + 3 s have passed: {waited:?}"
+    );
     let seen = fs::read(b.join("partly")).unwrap();
     assert!(seen.len() >= 10_000 && seen[..10_000].iter().all(|x| *x == 1));
-    assert!(seen[10_000..].iter().all(|x| *x == 2), "what was never there");
-    let grown = OpenOptions::new().write(true).open(b.join("partly")).unwrap();
+    assert!(
+        seen[10_000..].iter().all(|x| *x == 2),
+        "what was never there"
+    );
+    let grown = OpenOptions::new()
+        .write(true)
+        .open(b.join("partly"))
+        .unwrap();
     grown.set_len(40_000).unwrap();
     let after = fs::read(b.join("partly")).unwrap();
-    assert!(after[seen.len()..].iter().all(|x| *x == 0), "bytes of the dead came back");
+    assert!(
+        after[seen.len()..].iter().all(|x| *x == 0),
+        "bytes of the dead came back"
+    );
     // The same mount point again, over what the dead process left.
     cluster.node("start", "mount-1");
     assert_eq!(fs::read(a.join("partly")).unwrap(), after);
@@ -175,7 +218,11 @@ fn mounts_end_cleanly() {
     // SIGTERM with a lock held and a file open: unmounted, and the lock is free at once.
     let start = Instant::now();
     cluster.node("stop", "mount-1");
-    let status = Command::new("flock").args(["-w", "1"]).arg(b.join("lock")).arg("true").status();
+    let status = Command::new("flock")
+        .args(["-w", "1"])
+        .arg(b.join("lock"))
+        .arg("true")
+        .status();
     assert!(status.unwrap().success(), "the lock outlived its mount");
     assert!(start.elapsed() < Duration::from_secs(10));
     drop(lock);
@@ -185,10 +232,15 @@ fn mounts_end_cleanly() {
     let pid = cluster.pid("mount-2");
     let status = Command::new("umount").arg(&b).status().unwrap();
     assert!(status.success());
-    eventually("the end of the unmounted process", Duration::from_secs(10), || {
-        fs::read_to_string(format!("/proc/{pid}/stat"))
-            .map_or(true, |s| s.rsplit(") ").next().is_some_and(|r| r.starts_with('Z')))
-    });
+    eventually(
+        "the end of the unmounted process",
+        Duration::from_secs(10),
+        || {
+            fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |s| {
+                s.rsplit(") ").next().is_some_and(|r| r.starts_with('Z'))
+            })
+        },
+    );
     cluster.node("start", "mount-1");
     assert_eq!(fs::read_to_string(a.join("left")).unwrap(), "behind");
 }

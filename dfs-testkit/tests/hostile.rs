@@ -46,7 +46,10 @@ fn garbage_harms_nobody() {
             let mut stream = TcpStream::connect(&address).unwrap();
             // It may be closed while we still write.
             let _ = stream.write_all(bytes);
-            assert!(closed_within(stream, Duration::from_secs(10)), "{node}: not closed");
+            assert!(
+                closed_within(stream, Duration::from_secs(10)),
+                "{node}: not closed"
+            );
         }
         // Held half-open ones cost little, end by themselves, and disturb nobody.
         let before = resident_kib(pid);
@@ -65,7 +68,10 @@ fn garbage_harms_nobody() {
         let start = Instant::now();
         for stream in held {
             let left = Duration::from_secs(10).saturating_sub(start.elapsed());
-            assert!(closed_within(stream, left.max(Duration::from_millis(1))), "still open");
+            assert!(
+                closed_within(stream, left.max(Duration::from_millis(1))),
+                "still open"
+            );
         }
         assert_eq!(cluster.pid(node), pid, "{node} was restarted");
     }
@@ -79,12 +85,18 @@ fn strangers_are_refused(cluster: &Cluster) {
     let directory = cluster.address("directory-1");
     let server = |data: &std::path::Path, directory: &str| {
         let mut command = Command::new(binary("dfs-server"));
-        command.arg("--data").arg(data).args(["--listen", "127.0.0.1:0", "--directory", directory]);
+        command
+            .arg("--data")
+            .arg(data)
+            .args(["--listen", "127.0.0.1:0", "--directory", directory]);
         command
     };
     let refused = |mut command: Command, word: &str| {
-        let mut child =
-            command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("starts");
+        let mut child = command
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("starts");
         eventually("its refusal", Duration::from_secs(15), || {
             child.try_wait().expect("a child").is_some()
         });
@@ -95,21 +107,32 @@ fn strangers_are_refused(cluster: &Cluster) {
     };
     refused(server(&cluster.data("server-1"), &directory), "in use");
     let mut second = Command::new(binary("dfs-directory"));
-    second.arg("--data").arg(cluster.data("directory-1")).args(["--listen", "127.0.0.1:0"]);
+    second
+        .arg("--data")
+        .arg(cluster.data("directory-1"))
+        .args(["--listen", "127.0.0.1:0"]);
     refused(second, "in use");
     // A server of this cluster is not let into another one.
     let other = Cluster::up(&["--mounts", "0", "--servers", "1"]);
     cluster.node("stop", "server-3");
-    refused(server(&cluster.data("server-3"), &other.address("directory-1")), "cluster");
+    refused(
+        server(&cluster.data("server-3"), &other.address("directory-1")),
+        "cluster",
+    );
     cluster.node("start", "server-3");
     // Beyond loopback only with a secret.
     let empty = tempfile::tempdir().unwrap();
     let mut open = Command::new(binary("dfs-server"));
-    open.arg("--data").arg(empty.path()).args(["--listen", "0.0.0.0:0", "--directory", &directory]);
+    open.arg("--data")
+        .arg(empty.path())
+        .args(["--listen", "0.0.0.0:0", "--directory", &directory]);
     refused(open, "secret");
     // dfs-mount says why it can't.
     let mount = output(
-        Command::new(binary("dfs-mount")).arg("127.0.0.1:1").arg(empty.path()).arg("-f"),
+        Command::new(binary("dfs-mount"))
+            .arg("127.0.0.1:1")
+            .arg(empty.path())
+            .arg("-f"),
     );
     assert!(!mount.status.success());
     let text = String::from_utf8_lossy(&mount.stderr);

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("in the project").to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("in the project")
+        .to_path_buf()
 }
 
 /// All Rust sources below a dir, as (path from the project, text).
@@ -17,7 +20,11 @@ fn sources(below: &str) -> Vec<(String, String)> {
                 dirs.push(path);
             } else if path.extension().is_some_and(|e| e == "rs") {
                 let text = std::fs::read_to_string(&path).expect("a source");
-                let short = path.strip_prefix(project()).expect("below").display().to_string();
+                let short = path
+                    .strip_prefix(project())
+                    .expect("below")
+                    .display()
+                    .to_string();
                 found.push((short, text));
             }
         }
@@ -60,8 +67,12 @@ fn offenders(below: &str, words: &[&str], allowed: &[&str]) -> Vec<String> {
     found
 }
 
-const CRATES: [&str; 4] =
-    ["dfs-proto/src", "dfs-directory/src", "dfs-server/src", "dfs-mount/src"];
+const CRATES: [&str; 4] = [
+    "dfs-proto/src",
+    "dfs-directory/src",
+    "dfs-server/src",
+    "dfs-mount/src",
+];
 
 /// Modules that decide, without clock, disk, network or chance: what the simulation runs.
 const PURE: [&str; 7] = [
@@ -86,18 +97,28 @@ fn services_never_depend_on_each_other() {
                 name == service || !services.contains(&name),
                 "{service} must not depend on {name}"
             );
-            assert_ne!(name, "dfs-testkit", "{service} must not depend on the test kit");
+            assert_ne!(
+                name, "dfs-testkit",
+                "{service} must not depend on the test kit"
+            );
         }
     }
     let proto = std::fs::read_to_string(project().join("dfs-proto/Cargo.toml")).expect("manifest");
-    assert!(!services.iter().any(|s| proto.contains(s)), "dfs-proto depends on no service");
+    assert!(
+        !services.iter().any(|s| proto.contains(s)),
+        "dfs-proto depends on no service"
+    );
 }
 
 #[test]
 fn one_folder_knows_each_library() {
     for below in CRATES {
         let mut found = offenders(below, &["fuser"], &["dfs-mount/src/fuse/"]);
-        found.extend(offenders(below, &["openraft"], &["dfs-directory/src/raft/"]));
+        found.extend(offenders(
+            below,
+            &["openraft"],
+            &["dfs-directory/src/raft/"],
+        ));
         found.extend(offenders(below, &["bincode"], &["dfs-proto/src/codec.rs"]));
         found.extend(offenders(
             below,
@@ -117,14 +138,29 @@ fn the_chunk_store_is_synchronous() {
 #[test]
 fn pure_cores_have_no_clock_disk_network_or_chance() {
     let banned = [
-        "tokio", "Instant", "SystemTime", "rand", "getrandom", "File", "TcpStream", "TcpListener",
-        "thread", "HashMap", "HashSet",
+        "tokio",
+        "Instant",
+        "SystemTime",
+        "rand",
+        "getrandom",
+        "File",
+        "TcpStream",
+        "TcpListener",
+        "thread",
+        "HashMap",
+        "HashSet",
     ];
     for below in PURE {
         let mut found = offenders(below, &banned, &[]);
-        found.extend(offenders(below, &["fs", "net", "process"], &[]).into_iter().filter(|l| {
-            ["std::fs", "std::net", "std::process", "rustix::"].iter().any(|m| l.contains(m))
-        }));
+        found.extend(
+            offenders(below, &["fs", "net", "process"], &[])
+                .into_iter()
+                .filter(|l| {
+                    ["std::fs", "std::net", "std::process", "rustix::"]
+                        .iter()
+                        .any(|m| l.contains(m))
+                }),
+        );
         assert!(found.is_empty(), "{}", found.join("\n"));
     }
 }
@@ -149,9 +185,18 @@ fn no_file_is_a_heap() {
     const LINES_MAX: usize = 700;
     for below in CRATES.into_iter().chain(["dfs-testkit"]) {
         for (path, text) in sources(below) {
-            let lines = text.lines().take_while(|l| !l.starts_with("#[cfg(test)]")).count();
-            assert!(lines <= LINES_MAX, "{path} has {lines} lines; one concept a file");
-            let stem = Path::new(&path).file_stem().and_then(|s| s.to_str()).unwrap_or_default();
+            let lines = text
+                .lines()
+                .take_while(|l| !l.starts_with("#[cfg(test)]"))
+                .count();
+            assert!(
+                lines <= LINES_MAX,
+                "{path} has {lines} lines; one concept a file"
+            );
+            let stem = Path::new(&path)
+                .file_stem()
+                .and_then(|s| s.to_str())
+                .unwrap_or_default();
             let heap = ["util", "utils", "common", "helpers", "misc"].contains(&stem);
             assert!(!heap, "{path}: a name that says nothing");
         }

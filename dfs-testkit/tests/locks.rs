@@ -33,7 +33,12 @@ fn locks_behave_as_on_a_local_file_system() {
 
 fn flock(arguments: &[&str], path: &Path) -> Command {
     let mut command = Command::new("flock");
-    command.args(arguments).arg(path).arg("true").stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(arguments)
+        .arg(path)
+        .arg("true")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command
 }
 
@@ -44,19 +49,29 @@ fn code(arguments: &[&str], path: &Path) -> Option<i32> {
 /// Exit codes of `flock(1)` in one dir while this process holds locks through another.
 fn exit_codes(holder: &Path, other: &Path) -> Vec<Option<i32>> {
     let path = other.join("flock-codes");
-    let file =
-        OpenOptions::new().create(true).write(true).truncate(false).open(holder.join("flock-codes"));
+    let file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(holder.join("flock-codes"));
     let file = file.unwrap();
     let mut codes = Vec::new();
     for shared in [false, true] {
-        if shared { file.lock_shared().unwrap() } else { file.lock().unwrap() }
+        if shared {
+            file.lock_shared().unwrap()
+        } else {
+            file.lock().unwrap()
+        }
         codes.push(code(&["-n"], &path));
         codes.push(code(&["-n", "-s"], &path));
         codes.push(code(&["-n", "-x", "-E", "42"], &path));
         let start = Instant::now();
         codes.push(code(&["-w", "1"], &path));
         let waited = start.elapsed();
-        assert!(waited > Duration::from_millis(950), "-w 1 came back after {waited:?}");
+        assert!(
+            waited > Duration::from_millis(950),
+            "-w 1 came back after {waited:?}"
+        );
         assert!(waited < Duration::from_millis(1400), "-w 1 took {waited:?}");
         file.unlock().unwrap();
         codes.push(code(&["-n"], &path));
@@ -74,7 +89,12 @@ fn exit_codes(holder: &Path, other: &Path) -> Vec<Option<i32>> {
 }
 
 fn wait_in_lock(path: &Path) -> Child {
-    let child = Command::new("flock").arg("-x").arg(path).arg("true").spawn().unwrap();
+    let child = Command::new("flock")
+        .arg("-x")
+        .arg(path)
+        .arg("true")
+        .spawn()
+        .unwrap();
     // Asleep in flock(2).
     let call = format!("/proc/{}/syscall", child.id());
     eventually("a waiter in flock", Duration::from_secs(5), || {
@@ -93,12 +113,17 @@ fn waiters_die_soon(a: &Path, b: &Path) {
             std::thread::sleep(Duration::from_millis(150));
             let name = signal.to_string();
             let start = Instant::now();
-            let sent = Command::new("kill").args(["-s", &name, &child.id().to_string()]).status();
+            let sent = Command::new("kill")
+                .args(["-s", &name, &child.id().to_string()])
+                .status();
             assert!(sent.unwrap().success());
             let status = child.wait().unwrap();
             let took = start.elapsed();
             assert_eq!(status.signal(), Some(signal));
-            assert!(took < Duration::from_millis(150), "signal {signal}: died after {took:?}");
+            assert!(
+                took < Duration::from_millis(150),
+                "signal {signal}: died after {took:?}"
+            );
         }
     }
     // Nobody of the dead has got the lock, nor stands in the queue.
@@ -114,36 +139,67 @@ fn what_ends_is_free_soon(a: &Path, b: &Path) {
         let file = File::open(&path).unwrap();
         file.lock().unwrap();
         file.unlock().unwrap();
-        assert_eq!(code(&["-n"], &b.join("free")), Some(0), "after LOCK_UN, round {round}");
+        assert_eq!(
+            code(&["-n"], &b.join("free")),
+            Some(0),
+            "after LOCK_UN, round {round}"
+        );
         // The last close.
         file.lock().unwrap();
         drop(file);
-        assert_eq!(code(&["-n"], &b.join("free")), Some(0), "after close, round {round}");
+        assert_eq!(
+            code(&["-n"], &b.join("free")),
+            Some(0),
+            "after close, round {round}"
+        );
         // The holder is killed.
         let mut command = Command::new("flock");
         command.arg(&path).args(["-c", "echo held; exec sleep 60"]);
         let mut holder = holder_started(&mut command);
         assert_eq!(code(&["-n"], &b.join("free")), Some(1));
         let group = format!("-{}", holder.id());
-        assert!(Command::new("kill").args(["-9", "--", &group]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-9", "--", &group])
+                .status()
+                .unwrap()
+                .success()
+        );
         holder.wait().unwrap();
         std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(code(&["-n"], &b.join("free")), Some(0), "after kill -9, round {round}");
+        assert_eq!(
+            code(&["-n"], &b.join("free")),
+            Some(0),
+            "after kill -9, round {round}"
+        );
     }
 }
 
 fn holder_started(command: &mut Command) -> Child {
     use std::io::Read;
     use std::os::unix::process::CommandExt;
-    let mut child = command.process_group(0).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut word = [0; 4];
-    child.stdout.as_mut().unwrap().read_exact(&mut word).unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut word)
+        .unwrap();
     child
 }
 
 fn python(script: &str, arguments: &[&Path]) {
-    let output =
-        Command::new("python3").arg("-c").arg(script).args(arguments).output().expect("python3");
+    let output = Command::new("python3")
+        .arg("-c")
+        .arg(script)
+        .args(arguments)
+        .output()
+        .expect("python3");
     assert!(
         output.status.success(),
         "{}{}",

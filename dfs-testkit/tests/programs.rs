@@ -19,8 +19,15 @@ fn programs_run_unchanged() {
 
 fn git_in(dir: &Path) -> Command {
     let mut git = Command::new("git");
-    git.arg("-C").arg(dir).env("GIT_CONFIG_NOSYSTEM", "1").env("HOME", dir);
-    for (name, value) in [("user.name", "t"), ("user.email", "t@t"), ("safe.directory", "*")] {
+    git.arg("-C")
+        .arg(dir)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("HOME", dir);
+    for (name, value) in [
+        ("user.name", "t"),
+        ("user.email", "t@t"),
+        ("safe.directory", "*"),
+    ] {
         git.args(["-c", &format!("{name}={value}")]);
     }
     git
@@ -32,33 +39,61 @@ fn git(a: &Path, b: &Path) {
     for number in 0..2000 {
         let dir = source.path().join(format!("d{}", number % 40));
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join(format!("f{number}")), format!("file {number}\n").repeat(number % 30))
-            .unwrap();
+        fs::write(
+            dir.join(format!("f{number}")),
+            format!("file {number}\n").repeat(number % 30),
+        )
+        .unwrap();
     }
     run(git_in(source.path()).args(["add", "-A"]));
     run(git_in(source.path()).args(["commit", "-q", "-m", "all"]));
     let start = std::time::Instant::now();
-    run(git_in(a).args(["clone", "-q", "--no-hardlinks"]).arg(source.path()).arg(a.join("clone")));
+    run(git_in(a)
+        .args(["clone", "-q", "--no-hardlinks"])
+        .arg(source.path())
+        .arg(a.join("clone")));
     println!("git clone of 2000 files: {:.1?}", start.elapsed());
     run(git_in(&b.join("clone")).args(["fsck", "--full"]));
-    assert_eq!(run(git_in(&b.join("clone")).args(["status", "--porcelain"])), "");
+    assert_eq!(
+        run(git_in(&b.join("clone")).args(["status", "--porcelain"])),
+        ""
+    );
     // And a commit from there, seen here.
     fs::write(b.join("clone/new"), "x").unwrap();
     run(git_in(&b.join("clone")).args(["add", "new"]));
     run(git_in(&b.join("clone")).args(["commit", "-q", "-m", "new"]));
-    assert_eq!(run(git_in(&a.join("clone")).args(["status", "--porcelain"])), "");
+    assert_eq!(
+        run(git_in(&a.join("clone")).args(["status", "--porcelain"])),
+        ""
+    );
 }
 
 fn tar(a: &Path, b: &Path) {
     let archive = tempfile::NamedTempFile::new().unwrap();
     let include = Path::new("/usr/include");
-    let source = if include.is_dir() { include } else { Path::new("/usr/share/doc") };
-    run(Command::new("tar").arg("-C").arg(source).arg("-cf").arg(archive.path()).arg("."));
+    let source = if include.is_dir() {
+        include
+    } else {
+        Path::new("/usr/share/doc")
+    };
+    run(Command::new("tar")
+        .arg("-C")
+        .arg(source)
+        .arg("-cf")
+        .arg(archive.path())
+        .arg("."));
     fs::create_dir(a.join("tree")).unwrap();
     let start = std::time::Instant::now();
-    run(Command::new("tar").arg("-C").arg(a.join("tree")).arg("-xf").arg(archive.path()));
+    run(Command::new("tar")
+        .arg("-C")
+        .arg(a.join("tree"))
+        .arg("-xf")
+        .arg(archive.path()));
     println!("tar -x of {}: {:.1?}", source.display(), start.elapsed());
-    run(Command::new("diff").args(["-r", "--no-dereference"]).arg(source).arg(b.join("tree")));
+    run(Command::new("diff")
+        .args(["-r", "--no-dereference"])
+        .arg(source)
+        .arg(b.join("tree")));
     run(Command::new("rm").arg("-rf").arg(b.join("tree")));
     assert!(!a.join("tree").exists());
 }
@@ -98,7 +133,12 @@ for mount in mounts:
     c.close()
 "#;
     for mode in ["delete", "truncate", "persist"] {
-        run(Command::new("python3").arg("-c").arg(script).arg(a).arg(b).arg(mode));
+        run(Command::new("python3")
+            .arg("-c")
+            .arg(script)
+            .arg(a)
+            .arg(b)
+            .arg(mode));
     }
 }
 
@@ -110,11 +150,18 @@ fn cargo(a: &Path, b: &Path) {
         "[package]\nname = \"small\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[workspace]\n",
     )
     .unwrap();
-    fs::write(krate.join("src/main.rs"), "fn main() { println!(\"built here\"); }\n").unwrap();
+    fs::write(
+        krate.join("src/main.rs"),
+        "fn main() { println!(\"built here\"); }\n",
+    )
+    .unwrap();
     run(Command::new("cargo")
         .args(["build", "--offline", "--quiet"])
         .env_remove("CARGO_TARGET_DIR")
         .current_dir(&krate));
-    assert_eq!(run(&mut Command::new(b.join("crate/target/debug/small"))), "built here\n");
+    assert_eq!(
+        run(&mut Command::new(b.join("crate/target/debug/small"))),
+        "built here\n"
+    );
     assert!(project().join("Cargo.toml").exists());
 }

@@ -27,17 +27,25 @@ fn is_chunk_of(path: &Path, data: &[u8]) -> Option<u64> {
     // Where a piece of the content lies in the chunk's file.
     let text = fs::read(path).unwrap();
     let piece = &data[100_000..100_032];
-    text.windows(piece.len()).position(|w| w == piece).map(|at| at as u64)
+    text.windows(piece.len())
+        .position(|w| w == piece)
+        .map(|at| at as u64)
 }
 
 #[test]
 fn rot_is_survived_and_named() {
     let cluster = Cluster::with_mounts(1);
     let file = cluster.mount(1).join("precious");
-    let data: Vec<u8> =
-        (0..3u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let data: Vec<u8> = (0..3u32 << 20)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
     fs::write(&file, &data).unwrap();
-    OpenOptions::new().write(true).open(&file).unwrap().sync_all().unwrap();
+    OpenOptions::new()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .sync_all()
+        .unwrap();
     for (server, remove) in [("server-1", false), ("server-2", true)] {
         let found = chunk_files(&cluster.data(server))
             .into_iter()
@@ -46,7 +54,11 @@ fn rot_is_survived_and_named() {
         if remove {
             fs::remove_file(&chunk).unwrap();
         } else {
-            let raw = OpenOptions::new().read(true).write(true).open(&chunk).unwrap();
+            let raw = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&chunk)
+                .unwrap();
             let mut byte = [0];
             raw.read_exact_at(&mut byte, at + 7).unwrap();
             raw.write_all_at(&[byte[0] ^ 0x10], at + 7).unwrap();
@@ -62,10 +74,19 @@ fn rot_is_survived_and_named() {
         for _ in 0..6 {
             cluster.node("stop", "mount-1");
             cluster.node("start", "mount-1");
-            assert!(fs::read(&file).unwrap() == data, "wrong bytes after damage on {server}");
+            assert!(
+                fs::read(&file).unwrap() == data,
+                "wrong bytes after damage on {server}"
+            );
         }
     }
-    dfs_testkit::eventually("a log line that names the chunk", Duration::from_secs(5), || {
-        ["server-1", "server-2"].iter().any(|node| cluster.log(node).contains("chunk:0"))
-    });
+    dfs_testkit::eventually(
+        "a log line that names the chunk",
+        Duration::from_secs(5),
+        || {
+            ["server-1", "server-2"]
+                .iter()
+                .any(|node| cluster.log(node).contains("chunk:0"))
+        },
+    );
 }

@@ -36,7 +36,11 @@ fn appends_are_whole(a: &Path, b: &Path, count: usize, len: usize) {
         for (who, mount) in [('a', a), ('b', b)] {
             scope.spawn(move || {
                 let path = mount.join("appended");
-                let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+                let mut file = OpenOptions::new()
+                    .append(true)
+                    .create(true)
+                    .open(path)
+                    .unwrap();
                 for number in 0..count {
                     // One write(2) a line.
                     let line = line(who, number, len);
@@ -45,15 +49,24 @@ fn appends_are_whole(a: &Path, b: &Path, count: usize, len: usize) {
             });
         }
     });
-    println!("2 x {count} appends of {len} bytes: {:.1?}", start.elapsed());
+    println!(
+        "2 x {count} appends of {len} bytes: {:.1?}",
+        start.elapsed()
+    );
     let text = fs::read(b.join("appended")).unwrap();
     assert_eq!(text.len(), 2 * count * len, "lost or doubled bytes");
     let mut seen = BTreeSet::new();
     for found in text.chunks(len) {
         let who = char::from(found[0]);
         let number: usize = std::str::from_utf8(&found[1..7]).unwrap().parse().unwrap();
-        assert!(found == line(who, number, len), "line {who}{number} is torn");
-        assert!(seen.insert((who, number)), "line {who}{number} is there twice");
+        assert!(
+            found == line(who, number, len),
+            "line {who}{number} is torn"
+        );
+        assert!(
+            seen.insert((who, number)),
+            "line {who}{number} is there twice"
+        );
     }
     fs::remove_file(a.join("appended")).unwrap();
 }
@@ -62,13 +75,19 @@ fn appends_are_whole(a: &Path, b: &Path, count: usize, len: usize) {
 fn single_writes_are_atomic(a: &Path, b: &Path) {
     const LEN: usize = 512 << 10;
     const AT: u64 = (4 << 20) - (LEN as u64 / 2);
-    File::create(a.join("mixed")).unwrap().write_all_at(&[1; LEN], AT).unwrap();
+    File::create(a.join("mixed"))
+        .unwrap()
+        .write_all_at(&[1; LEN], AT)
+        .unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for (mount, values) in [(a, [2u8, 3]), (b, [4, 5])] {
             let done = &done;
             scope.spawn(move || {
-                let file = OpenOptions::new().write(true).open(mount.join("mixed")).unwrap();
+                let file = OpenOptions::new()
+                    .write(true)
+                    .open(mount.join("mixed"))
+                    .unwrap();
                 let mut turn = 0;
                 while !done.load(Ordering::Relaxed) {
                     let data = vec![values[turn % 2]; LEN];
@@ -80,7 +99,11 @@ fn single_writes_are_atomic(a: &Path, b: &Path) {
         let mut different = BTreeSet::new();
         for mount in [a, b] {
             let path = mount.join("mixed");
-            let reader = OpenOptions::new().read(true).write(true).open(path).unwrap();
+            let reader = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(path)
+                .unwrap();
             let mut seen = vec![0; LEN];
             for _ in 0..rounds(100) {
                 assert_eq!(reader.read_at(&mut seen, AT).unwrap(), LEN);
@@ -127,5 +150,8 @@ fn a_lock_excludes(a: &Path, b: &Path, how_long: Duration) {
     println!("contended flock: {counts:?} in {how_long:?}");
     assert_eq!(broken.into_inner(), 0, "two held the lock at once");
     assert!(all > 100, "only {all} grants");
-    assert!(counts.iter().all(|c| c * 4 >= all), "one mount starves: {counts:?}");
+    assert!(
+        counts.iter().all(|c| c * 4 >= all),
+        "one mount starves: {counts:?}"
+    );
 }

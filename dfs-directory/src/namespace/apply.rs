@@ -73,7 +73,7 @@ fn mutate(
             creator,
             exclusive,
         } => {
-            let file = create::File {
+            let file = create::NewInode {
                 parent: *parent,
                 name,
                 mode: *mode,
@@ -89,7 +89,7 @@ fn mutate(
             device,
             creator,
         } => {
-            let file = create::File {
+            let file = create::NewInode {
                 parent: *parent,
                 name,
                 mode: *mode,
@@ -103,7 +103,7 @@ fn mutate(
             mode,
             creator,
         } => {
-            let file = create::File {
+            let file = create::NewInode {
                 parent: *parent,
                 name,
                 mode: *mode,

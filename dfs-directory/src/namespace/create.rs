@@ -14,7 +14,7 @@ use dfs_proto::name::FileName;
 
 /// The file that is to be made.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct File<'a> {
+pub(super) struct NewInode<'a> {
     pub(super) parent: InodeId,
     pub(super) name: &'a FileName,
     pub(super) mode: u16,
@@ -27,7 +27,7 @@ pub(super) fn create(
     tables: &mut dyn Write,
     now: Timestamp,
     session: SessionId,
-    file: &File<'_>,
+    file: &NewInode<'_>,
     exclusive: bool,
 ) -> Done<Effect> {
     let dir = check(tables, file)?;
@@ -55,7 +55,7 @@ pub(super) fn create(
 pub(super) fn make_node(
     tables: &mut dyn Write,
     now: Timestamp,
-    file: &File<'_>,
+    file: &NewInode<'_>,
     kind: FileKind,
     device: u64,
 ) -> Done<Effect> {
@@ -89,7 +89,7 @@ pub(super) fn symlink(
     if target.contains(&0) {
         return Err(ErrorCode::InvalidArgument.into());
     }
-    let file = File {
+    let file = NewInode {
         parent,
         name,
         mode: 0o777,
@@ -107,7 +107,7 @@ pub(super) fn symlink(
 }
 
 /// What every creation asks first; returns the parent's record.
-pub(super) fn check(tables: &dyn Write, file: &File<'_>) -> Done<InodeRecord> {
+pub(super) fn check(tables: &dyn Write, file: &NewInode<'_>) -> Done<InodeRecord> {
     inodes::check_mode(file.mode)?;
     inodes::check_owner(file.creator)?;
     inodes::live_dir(tables, file.parent)
@@ -117,7 +117,7 @@ fn make(
     tables: &mut dyn Write,
     now: Timestamp,
     mut dir: InodeRecord,
-    file: &File<'_>,
+    file: &NewInode<'_>,
     kind: FileKind,
     device: u64,
     size: u64,

@@ -15,7 +15,7 @@ use dfs_proto::name::FileName;
 pub(super) fn make(
     tables: &mut dyn Write,
     now: Timestamp,
-    file: &create::File<'_>,
+    file: &create::NewInode<'_>,
 ) -> Done<Effect> {
     let mut dir = create::check(tables, file)?;
     entries::check_free(tables, file.parent, file.name)?;

@@ -278,7 +278,7 @@ fn open_files(data: &DataDir, segment_bytes: u64) -> Result<(Log, Store), StartE
             ..vote
         })?;
     }
-    let store = Store::open(&data.path().join("tables.redb"))?;
+    let store = Store::open(&data.path().join(crate::storage::tables::FILE_NAME))?;
     Ok((log, store))
 }
 

@@ -78,7 +78,10 @@ pub fn load<T: DeserializeOwned>(
     table: Table,
     key: &[u8],
 ) -> Result<Option<T>, TableError> {
-    tables.get(table, key)?.map(|bytes| decode(&bytes)).transpose()
+    tables
+        .get(table, key)?
+        .map(|bytes| decode(&bytes))
+        .transpose()
 }
 
 /// Encodes and writes one record.
@@ -100,7 +103,11 @@ pub fn scan_prefix(
     visit: &mut Visit<'_>,
 ) -> Result<(), TableError> {
     tables.scan(table, prefix, &mut |key, value| {
-        if key.starts_with(prefix) { visit(key, value) } else { ControlFlow::Break(()) }
+        if key.starts_with(prefix) {
+            visit(key, value)
+        } else {
+            ControlFlow::Break(())
+        }
     })
 }
 

@@ -21,6 +21,9 @@ const ABOUT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("about");
 /// Bytes of redb's page cache.
 const CACHE_BYTES: usize = 128 << 20;
 
+/// The file of the tables in a data dir.
+pub const FILE_NAME: &str = "tables.redb";
+
 /// The tables on disk.
 #[derive(Debug)]
 pub struct Store {

@@ -110,7 +110,10 @@ fn attach(options: &Options, at: &Path) -> std::io::Result<Option<OwnedFd>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
-    let device = std::fs::File::options().read(true).write(true).open("/dev/fuse")?;
+    let device = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")?;
     let mode = std::fs::metadata(at)?.mode() & libc::S_IFMT;
     let mut data = format!(
         "fd={},rootmode={mode:o},user_id=0,group_id=0,default_permissions",

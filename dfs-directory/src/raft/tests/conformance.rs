@@ -17,7 +17,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(&dir.path().join("raft")).unwrap();
         let log = LogStore::new(log, 0, Arc::new(AtomicBool::new(false)));
-        let store = Arc::new(Store::open(&dir.path().join("tables.redb")).unwrap());
+        let store =
+            Arc::new(Store::open(&dir.path().join(crate::storage::tables::FILE_NAME)).unwrap());
         let machine = StateMachine::open(store, dir.path(), 0, None).unwrap();
         Ok((dir, log, machine))
     }

@@ -353,7 +353,7 @@ async fn a_dir_that_lost_a_part_is_refused_in_words() {
     assert!(error.to_string().contains("vote"), "{error}");
 
     // The tables alone can be made again from a log that is whole.
-    std::fs::remove_file(dir.path().join("tables.redb")).unwrap();
+    std::fs::remove_file(dir.path().join(crate::storage::tables::FILE_NAME)).unwrap();
     let again = reopen(dir.path()).await;
     assert_eq!(sessions(&again).await, 1);
     again.shutdown().await;

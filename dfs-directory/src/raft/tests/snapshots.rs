@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 fn machine(dir: &Path, member: u64) -> (Arc<Store>, StateMachine) {
-    let store = Arc::new(Store::open(&dir.join("tables.redb")).unwrap());
+    let store = Arc::new(Store::open(&dir.join(crate::storage::tables::FILE_NAME)).unwrap());
     let machine = StateMachine::open(Arc::clone(&store), dir, member, None).unwrap();
     machine.set_running();
     (store, machine)
