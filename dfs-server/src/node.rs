@@ -1,16 +1,18 @@
 //! One file server: store, core, network, wired and run until it is told to stop.
 
-use crate::chunk::{ChunkStore, OpenOptions, Opened};
+use crate::chunk::{ChunkStore, OpenOptions};
 use crate::config::Config;
 use crate::replica::ReplicaCore;
-use crate::service::{DirectoryLink, Driver, Facing, Peers};
+use crate::service::{DirectoryLink, Driver, Facing, Peers, refusal};
+use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{ClusterId, Incarnation};
 use dfs_proto::timing::{RETRY_DELAY_MAX, RETRY_DELAY_MIN};
-use dfs_proto::transport::{Identity, Listener, NoService, Role, Secret, connect, read_secret};
+use dfs_proto::transport::{Identity, Listener, NoService, Role, connect, read_secret};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -64,7 +66,8 @@ pub fn run_until_signal(config: Config) -> Result<(), NodeError> {
     })
 }
 
-/// Runs a server until `stop` completes, then stops it cleanly.
+/// Runs a server until `stop` completes, or the directory refuses it for good before it ever
+/// registered; then stops it cleanly.
 pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     tokio::pin!(stop);
     let secret = match &config.secret_file {
@@ -84,22 +87,27 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
         .map_err(|e| failed(&format!("data dir {}", config.data.display()), e))?;
     let store = Arc::new(store);
     let incarnation = draw_incarnation()?;
-    let Opened { clean, node, .. } = opened;
-    let cluster = tokio::select! {
-        found = cluster_of(&config, &opened, &store, incarnation, secret.clone()) => found?,
-        () = &mut stop => return close(&store).await,
-    };
-    let identity = Arc::new(Identity {
-        cluster: Some(cluster),
-        node,
+    let clean = opened.clean;
+    let registered = Arc::new(AtomicBool::new(false));
+    let newcomer = Identity {
+        cluster: opened.cluster,
+        node: opened.node,
         incarnation,
         role: Role::FileServer,
         secret,
-    });
-
-    let listener = Listener::bind(&config.listen, &identity)
+    };
+    let listener = Listener::bind(&config.listen, &newcomer)
         .await
         .map_err(|e| NodeError(e.message))?;
+    let cluster = tokio::select! {
+        found = cluster_of(&config, &newcomer, &store) => found?,
+        () = &mut stop => return close(&store, clean).await,
+    };
+    let identity = Arc::new(Identity {
+        cluster: Some(cluster),
+        ..newcomer
+    });
+
     let bound = listener.local_addr().to_string();
     let core = ReplicaCore::new(incarnation, store.epochs(), store.fences());
     let (notices, told) = mpsc::channel(NOTICES_MAX);
@@ -120,51 +128,62 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     );
 
     let link = DirectoryLink {
+        data: config.data.clone(),
         addresses: config.directory.clone(),
         identity,
         driver: driver.clone(),
         advertise: config.advertise.clone().unwrap_or(bound),
         clean,
+        registered: registered.clone(),
         notices: told,
     };
+    let mut link = tokio::spawn(link.run());
     let tasks = [
-        tokio::spawn(link.run()),
         tokio::spawn(driver.clone().tick()),
         tokio::spawn(sync_in_background(store.clone())),
     ];
 
-    stop.await;
+    let refused = tokio::select! {
+        () = &mut stop => None,
+        ended = &mut link => Some(match ended {
+            Ok(refused) => NodeError(refused),
+            Err(e) => failed("the link to the directory", e),
+        }),
+    };
     log::info!("stopping");
     // Requests are refused from here on. Dropping the link tells the directory at once, so the
     // groups go on without this server while it writes its data out.
     driver.stop(STOP_PATIENCE).await;
+    if refused.is_none() {
+        link.abort();
+        let _ = link.await;
+    }
     for task in tasks {
         task.abort();
         let _ = task.await;
     }
     let _ = end_listening.send(());
     let _ = listening.await;
-    close(&store).await
+    drop(driver);
+    close(&store, clean || registered.load(Ordering::Relaxed)).await?;
+    // The tasks of closed connections let go of it one by one: the dir is free when this returns.
+    let end = Instant::now() + STOP_PATIENCE;
+    while Arc::strong_count(&store) > 1 && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    refused.map_or(Ok(()), Err)
 }
 
 /// The cluster that the data dir belongs to; a new one asks the directory, and is bound to it.
 async fn cluster_of(
     config: &Config,
-    opened: &Opened,
+    newcomer: &Identity,
     store: &ChunkStore,
-    incarnation: Incarnation,
-    secret: Option<Secret>,
 ) -> Result<ClusterId, NodeError> {
-    if let Some(cluster) = opened.cluster {
+    if let Some(cluster) = newcomer.cluster {
         return Ok(cluster);
     }
-    let identity = Arc::new(Identity {
-        cluster: None,
-        node: opened.node,
-        incarnation,
-        role: Role::FileServer,
-        secret,
-    });
+    let identity = Arc::new(newcomer.clone());
     let mut delay = RETRY_DELAY_MIN;
     for at in 0.. {
         let address = &config.directory[at % config.directory.len()];
@@ -180,6 +199,9 @@ async fn cluster_of(
                     return Ok(cluster);
                 }
                 return Err(NodeError(format!("{address} is not a directory")));
+            }
+            Err(error) if error.code == ErrorCode::HandshakeRefused => {
+                return Err(NodeError(refusal(&config.data, None, address, &error)));
             }
             Err(error) => log::warn!("asking {address} for the cluster: {error}; trying again"),
         }
@@ -216,7 +238,17 @@ async fn sync_in_background(store: Arc<ChunkStore>) {
     }
 }
 
-async fn close(store: &Arc<ChunkStore>) -> Result<(), NodeError> {
+/// Writes everything out. The clean mark is left only if nothing of this data dir is missing, or
+/// the directory knows that something is: else the next run, which it would take for whole, could
+/// serve data that lack what the unclean stop lost.
+async fn close(store: &Arc<ChunkStore>, may_be_clean: bool) -> Result<(), NodeError> {
+    if !may_be_clean {
+        log::warn!(
+            "stopped without a clean mark: the run before this one ended uncleanly, and the \
+             directory has not been told yet"
+        );
+        return Ok(());
+    }
     let store = store.clone();
     tokio::task::spawn_blocking(move || store.close_clean())
         .await

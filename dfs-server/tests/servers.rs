@@ -15,6 +15,7 @@ use dfs_proto::transport::*;
 use dfs_server::config::Config;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
@@ -35,6 +36,11 @@ struct Registered {
 struct Directory {
     servers: Mutex<BTreeMap<NodeId, (ServerId, Option<Registered>)>>,
     proposals: Mutex<Vec<ProposeInSync>>,
+    /// Registrations are put off, and how many were.
+    busy: AtomicBool,
+    put_off: AtomicU32,
+    /// Signs of life from servers that know of their registration.
+    beats: AtomicU32,
     changed: Notify,
 }
 
@@ -42,6 +48,10 @@ impl Service for Directory {
     fn serve(&self, incoming: Incoming) {
         let nothing = Payload::default();
         match incoming.method {
+            RegisterServer::METHOD if self.busy.load(Ordering::SeqCst) => {
+                self.put_off.fetch_add(1, Ordering::SeqCst);
+                incoming.refuse(Error::bare(ErrorCode::Overloaded));
+            }
             RegisterServer::METHOD => {
                 let request = incoming.decode::<RegisterServer>().unwrap();
                 let mut servers = self.servers.lock().unwrap();
@@ -65,7 +75,10 @@ impl Service for Directory {
                 };
                 incoming.answer::<RegisterServer>(Ok(answer), nothing);
             }
-            ServerHeartbeat::METHOD => incoming.answer::<ServerHeartbeat>(Ok(()), nothing),
+            ServerHeartbeat::METHOD => {
+                self.beats.fetch_add(1, Ordering::SeqCst);
+                incoming.answer::<ServerHeartbeat>(Ok(()), nothing);
+            }
             ReportSuspect::METHOD => incoming.answer::<ReportSuspect>(Ok(()), nothing),
             ProposeInSync::METHOD => {
                 let request = incoming.decode::<ProposeInSync>().unwrap();
@@ -164,6 +177,32 @@ impl Directory {
     }
 }
 
+/// A directory's port.
+struct Listening {
+    address: String,
+    end: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Listening {
+    async fn start(directory: Arc<Directory>, cluster: ClusterId) -> Self {
+        let mut identity = identity(Role::Directory, 1);
+        Arc::make_mut(&mut identity).cluster = Some(cluster);
+        let listener = Listener::bind("127.0.0.1:0", &identity).await.unwrap();
+        let address = listener.local_addr().to_string();
+        let (end, ended) = oneshot::channel::<()>();
+        let task = tokio::spawn(listener.run(identity, directory, async move {
+            let _ = ended.await;
+        }));
+        Self { address, end, task }
+    }
+
+    async fn stop(self) {
+        let _ = self.end.send(());
+        self.task.await.unwrap();
+    }
+}
+
 async fn call<R: Request>(
     connection: &Connection,
     request: &R,
@@ -184,6 +223,18 @@ fn identity(role: Role, number: u64) -> Arc<Identity> {
     })
 }
 
+fn config(data: &Path, directory: &str) -> Config {
+    Config {
+        data: data.to_owned(),
+        listen: "127.0.0.1:0".into(),
+        advertise: None,
+        directory: vec![directory.into()],
+        secret_file: None,
+        reserve: Some(0),
+        accept_copy: false,
+    }
+}
+
 struct Server {
     stop: oneshot::Sender<()>,
     running: tokio::task::JoinHandle<()>,
@@ -192,15 +243,7 @@ struct Server {
 impl Server {
     fn start(data: &Path, directory: &str) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
-        let config = Config {
-            data: data.to_owned(),
-            listen: "127.0.0.1:0".into(),
-            advertise: None,
-            directory: vec![directory.into()],
-            secret_file: None,
-            reserve: Some(0),
-            accept_copy: false,
-        };
+        let config = config(data, directory);
         let running = tokio::spawn(async move {
             let stop = async move {
                 let _ = stopped.await;
@@ -283,14 +326,8 @@ fn pattern(len: usize, seed: u8) -> Vec<u8> {
 #[tokio::test]
 async fn a_group_of_real_servers_survives_the_stop_of_its_primary() {
     let directory = Arc::new(Directory::default());
-    let identity = identity(Role::Directory, 1);
-    let listener = Listener::bind("127.0.0.1:0", &identity).await.unwrap();
-    let address = listener.local_addr().to_string();
-    let (end, ended) = oneshot::channel::<()>();
-    let listening = tokio::spawn(listener.run(identity, directory.clone(), async move {
-        let _ = ended.await;
-    }));
-
+    let listening = Listening::start(directory.clone(), ClusterId(77)).await;
+    let address = listening.address.clone();
     let dirs: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
     let mut running: BTreeMap<ServerId, (Server, &Path)> = BTreeMap::new();
     for dir in &dirs {
@@ -403,6 +440,86 @@ async fn a_group_of_real_servers_survives_the_stop_of_its_primary() {
     for (server, _) in running.into_values() {
         server.stop().await;
     }
-    let _ = end.send(());
-    listening.await.unwrap();
+    listening.stop().await;
+}
+
+/// A run of a server that ends like a killed one: nothing is told to anybody, nothing is written.
+fn run_and_kill(data: &Path, directory: &str, until: oneshot::Receiver<()>) {
+    let config = config(data, directory);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        tokio::select! {
+            ended = dfs_server::node::run(config, std::future::pending()) => ended.unwrap(),
+            _ = until => {}
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_loss_that_the_directory_was_not_told_of_is_not_hidden_by_a_clean_stop() {
+    let directory = Arc::new(Directory::default());
+    let listening = Listening::start(directory.clone(), ClusterId(77)).await;
+    let address = listening.address.clone();
+    let dir = tempfile::tempdir().unwrap();
+    let registered = |d: &Directory| d.present().pop();
+    let gone = |d: &Directory| d.present().is_empty().then_some(());
+
+    let (kill, killed) = oneshot::channel();
+    let (data, to) = (dir.path().to_owned(), address.clone());
+    let first = std::thread::spawn(move || run_and_kill(&data, &to, killed));
+    assert!(directory.wait("the first run", registered).await.clean);
+    kill.send(()).unwrap();
+    tokio::task::spawn_blocking(move || first.join().unwrap())
+        .await
+        .unwrap();
+    directory.wait("its end", gone).await;
+
+    directory.busy.store(true, Ordering::SeqCst);
+    let second = Server::start(dir.path(), &address);
+    let tried = |d: &Directory| (d.put_off.load(Ordering::SeqCst) > 0).then_some(());
+    directory.wait("the second run", tried).await;
+    second.stop().await;
+    directory.busy.store(false, Ordering::SeqCst);
+
+    let third = Server::start(dir.path(), &address);
+    let found = directory.wait("the third run", registered).await;
+    assert!(!found.clean, "nobody knew yet what the first one had lost");
+    let beats = directory.beats.load(Ordering::SeqCst);
+    let known = |d: &Directory| (d.beats.load(Ordering::SeqCst) > beats).then_some(());
+    directory.wait("a sign of life", known).await;
+    third.stop().await;
+    directory.wait("its end", gone).await;
+
+    let fourth = Server::start(dir.path(), &address);
+    assert!(directory.wait("the fourth run", registered).await.clean);
+    fourth.stop().await;
+    listening.stop().await;
+}
+
+#[tokio::test]
+async fn a_directory_of_another_cluster_ends_a_server_in_words() {
+    let own = Arc::new(Directory::default());
+    let listening = Listening::start(own.clone(), ClusterId(77)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &listening.address);
+    own.wait("a registration", |d| d.present().pop()).await;
+    server.stop().await;
+    listening.stop().await;
+
+    let other = Listening::start(Arc::default(), ClusterId(78)).await;
+    let run = dfs_server::node::run(config(dir.path(), &other.address), std::future::pending());
+    let ended = tokio::time::timeout(PATIENCE, run).await.unwrap();
+    let text = ended.unwrap_err().to_string();
+    for part in [
+        &dir.path().display().to_string(),
+        &other.address,
+        &ClusterId(77).to_string(),
+        &ClusterId(78).to_string(),
+    ] {
+        assert!(text.contains(part), "no {part} in: {text}");
+    }
+    other.stop().await;
 }

@@ -1,24 +1,31 @@
 //! The connection to the directory: registration, heartbeats, reports.
 //!
 //! Made by this server, to whichever of the given addresses leads; the directory's own requests
-//! come back over it. When it breaks it is made again at once, then with growing pauses.
+//! come back over it. When it breaks it is made again at once, then with growing pauses. A
+//! directory that refuses this server for good ends a run that never registered; a later run of
+//! it may be let in again, so one that did goes on asking, slowly.
 
 use super::driver::Driver;
 use super::facing::Facing;
 use dfs_proto::error::{Error, ErrorCode, Retry};
-use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun};
+use dfs_proto::ids::{ClusterId, Epoch, GroupId, ServerId, ServerRun};
 use dfs_proto::msg::registry::{
     ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, Space,
 };
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::{RETRY_DELAY_MAX, RETRY_DELAY_MIN, SERVER_HEARTBEAT, SERVER_SILENT};
 use dfs_proto::transport::{Connection, Identity, Role, connect};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// A registration is a logged command: it may take an election.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A directory that has refused this server for good is asked again after this.
+const REFUSED_DELAY: Duration = Duration::from_secs(5);
 
 /// What the core has to tell the directory.
 #[derive(Clone, Debug)]
@@ -38,6 +45,8 @@ pub enum Notice {
 /// Keeps this run known to the directory.
 #[derive(Debug)]
 pub struct DirectoryLink {
+    /// The data dir, for messages.
+    pub data: PathBuf,
     pub addresses: Vec<String>,
     pub identity: Arc<Identity>,
     pub driver: Arc<Driver>,
@@ -45,6 +54,8 @@ pub struct DirectoryLink {
     pub advertise: String,
     /// Nothing that was written before this run is gone.
     pub clean: bool,
+    /// Set when the directory knows this run.
+    pub registered: Arc<AtomicBool>,
     pub notices: mpsc::Receiver<Notice>,
 }
 
@@ -53,36 +64,55 @@ struct Ends(Connection);
 
 impl Drop for Ends {
     fn drop(&mut self) {
-        self.0.close("this server registers again, or stops");
+        self.0
+            .close("this server is not registered here, registers again, or stops");
     }
 }
 
 impl DirectoryLink {
-    /// Runs until the task is dropped.
-    pub async fn run(mut self) {
+    /// Runs until the task is dropped, or every directory refuses a run that never registered:
+    /// then it says why.
+    pub async fn run(mut self) -> String {
         let service = Facing::directory(self.driver.clone());
         let mut delay = RETRY_DELAY_MIN;
         let mut at = 0;
         let mut complained = false;
+        // Addresses in a row that refused.
+        let mut refused = 0;
         loop {
             let address = self.addresses[at % self.addresses.len()].clone();
             let registered = match self.register(&address, service.clone()).await {
                 Ok(registered) => registered,
                 Err(error) => {
-                    if error.retry() == Retry::Never && error.code != ErrorCode::Internal {
-                        log::error!("the directory at {address} refuses this server: {error}");
-                    } else if !complained {
-                        log::warn!("no directory at {address}: {error}; trying again");
-                        complained = true;
-                    }
                     at += 1;
-                    pause(&mut delay).await;
+                    if !is_final(&error) {
+                        refused = 0;
+                        if !complained {
+                            log::warn!("no directory at {address}: {error}; trying again");
+                            complained = true;
+                        }
+                        pause(&mut delay).await;
+                        continue;
+                    }
+                    refused += 1;
+                    let why = refusal(&self.data, self.identity.cluster, &address, &error);
+                    let all = refused >= self.addresses.len();
+                    if all && !self.registered.load(Ordering::Relaxed) {
+                        return why;
+                    }
+                    if refused <= self.addresses.len() {
+                        log::error!("{why}");
+                    }
+                    if all {
+                        tokio::time::sleep(REFUSED_DELAY).await;
+                    }
                     continue;
                 }
             };
-            (delay, complained) = (RETRY_DELAY_MIN, false);
-            let (connection, run) = registered;
-            let _ends = Ends(connection.clone());
+            (delay, complained, refused) = (RETRY_DELAY_MIN, false, 0);
+            self.registered.store(true, Ordering::Relaxed);
+            let (link, run) = registered;
+            let connection = link.0.clone();
             log::info!("registered as {run} at the directory {address}");
             let error = self.keep(&connection, run).await;
             log::warn!("lost the directory at {address}: {error}");
@@ -98,10 +128,10 @@ impl DirectoryLink {
         &self,
         address: &str,
         service: Arc<Facing>,
-    ) -> Result<(Connection, ServerRun), Error> {
-        let connection = connect(address, self.identity.clone(), service).await?;
+    ) -> Result<(Ends, ServerRun), Error> {
+        let link = Ends(connect(address, self.identity.clone(), service).await?);
+        let connection = &link.0;
         if connection.peer().role != Role::Directory {
-            connection.close("a directory was expected here");
             let text = format!("{address} is not a directory");
             return Err(Error::new(ErrorCode::InvalidArgument, text));
         }
@@ -114,16 +144,9 @@ impl DirectoryLink {
             space: self.space(),
         };
         let nothing = Payload::default();
-        match connection.call(&request, nothing, REGISTER_DEADLINE).await {
-            Ok((registered, _)) => {
-                let run = self.run_of(registered.server);
-                Ok((connection, run))
-            }
-            Err(error) => {
-                connection.close("not registered");
-                Err(error)
-            }
-        }
+        let answer = connection.call(&request, nothing, REGISTER_DEADLINE).await;
+        let run = self.run_of(answer?.0.server);
+        Ok((link, run))
     }
 
     fn run_of(&self, server: ServerId) -> ServerRun {
@@ -210,6 +233,30 @@ async fn tell(connection: &Connection, run: ServerRun, notice: Notice) -> Result
         }
     }
     Ok(())
+}
+
+/// Whether asking again gives the same answer until somebody changes a configuration.
+fn is_final(error: &Error) -> bool {
+    error.code == ErrorCode::HandshakeRefused
+        || error.retry() == Retry::Never && error.code != ErrorCode::Internal
+}
+
+/// What a person has to know when a directory does not let this server in.
+pub fn refusal(data: &Path, cluster: Option<ClusterId>, address: &str, error: &Error) -> String {
+    let belongs = match cluster {
+        Some(cluster) => format!("belongs to cluster {cluster}"),
+        None => "belongs to no cluster yet".into(),
+    };
+    format!(
+        "the directory at {address} refuses this server, whose data dir {} {belongs}: {}. \
+         Check --directory and --secret-file; a data dir stays with its cluster for good, so to \
+         join another one start with an empty dir",
+        data.display(),
+        match error.message.is_empty() {
+            true => error.to_string(),
+            false => error.message.clone(),
+        }
+    )
 }
 
 /// Waits, longer each time, with jitter so that many servers do not come at once.

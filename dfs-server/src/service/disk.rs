@@ -72,7 +72,9 @@ impl Holdings for StoreHoldings<'_> {
 /// Whether an operation is so short that a hand-over to another thread would cost more.
 pub(super) fn is_short(store: &ChunkStore, op: &DiskOp) -> bool {
     match op {
-        DiskOp::Read { len, .. } => (*len as usize) < LARGE_BYTES,
+        DiskOp::Read { key, len, .. } => {
+            (*len as usize) < LARGE_BYTES && !store.read_may_wait(*key)
+        }
         DiskOp::Write {
             key,
             offset,
@@ -127,13 +129,8 @@ pub(super) fn perform(store: &ChunkStore, op: &DiskOp) -> Result<DiskDone, Error
         DiskOp::Sync { keys } => store.sync(keys)?,
         DiskOp::SyncGroup { group } => store.sync_group(*group)?,
         DiskOp::Adopt { configs, fenced } => {
-            // Fences first: an epoch is never adopted without those that belong to it.
-            if !fenced.is_empty() {
-                store.put_fences(fenced)?;
-            }
-            if !configs.is_empty() {
-                store.put_epochs(configs)?;
-            }
+            // Together: an epoch is never adopted without the fences that belong to it.
+            store.adopt(configs, fenced)?;
         }
         DiskOp::Cut {
             inode,

@@ -18,7 +18,7 @@ mod facing;
 mod peers;
 mod verify;
 
-pub use directory_link::{DirectoryLink, Notice};
+pub use directory_link::{DirectoryLink, Notice, refusal};
 pub use driver::Driver;
 pub use facing::Facing;
 pub use peers::Peers;
