@@ -3,7 +3,8 @@
 //!
 //! One thing is not done, since it is not promised: to take the last copy of an acknowledged
 //! write that was not synced. While a server that lost power is not in-sync again, another one
-//! that is in-sync stays up.
+//! that is in-sync stays up, and the directory can reach it: else the group goes on with what
+//! came back, after a moment.
 
 use super::message::Node;
 use super::schedule::{Event, Schedule};
@@ -91,7 +92,8 @@ impl World {
         } else if falls(mood.pauses) {
             let who = node(s);
             let until = s.now + outage(s);
-            if who != Node::Directory {
+            let server = matches!(who, Node::Server(_));
+            if who != Node::Directory && !(server && self.servers.iter().any(|s| s.poor)) {
                 s.trace(|| format!("{who:?} is paused until {until:?}"));
                 s.net.pause(who, until);
             }
@@ -104,6 +106,10 @@ impl World {
             }
         } else {
             let (a, b) = pair(s);
+            if self.needs(a, b) {
+                return;
+            }
+            let s = &mut self.schedule;
             s.trace(|| format!("the connection {a:?} - {b:?} breaks"));
             s.reset(a, b);
         }
@@ -113,7 +119,13 @@ impl World {
         let s = &mut self.schedule;
         let until = s.now + outage(s);
         let (a, b) = pair(s);
-        match s.random.below(3) {
+        let kind = s.random.below(3);
+        let alone = kind == 2 && !matches!(a, Node::Client(_));
+        if self.needs(a, b) || (alone && self.servers.iter().any(|s| s.poor)) {
+            return;
+        }
+        let s = &mut self.schedule;
+        match kind {
             0 => {
                 s.trace(|| format!("{a:?} -> {b:?} is cut until {until:?}"));
                 s.net.cut(a, b, until);
@@ -140,6 +152,24 @@ impl World {
         }
     }
 
+    /// Whether the directory must go on hearing what this link carries.
+    fn needs(&self, a: Node, b: Node) -> bool {
+        let control = matches!(
+            (a, b),
+            (Node::Directory, Node::Server(_)) | (Node::Server(_), Node::Directory)
+        );
+        control && self.servers.iter().any(|server| server.poor)
+    }
+
+    /// Whether the directory and a server can talk.
+    fn reaches(&self, place: usize) -> bool {
+        let (net, now) = (&self.schedule.net, self.schedule.now);
+        let server = Node::Server(place);
+        !net.is_cut(Node::Directory, server, now)
+            && !net.is_cut(server, Node::Directory, now)
+            && net.paused(server, now).is_none()
+    }
+
     fn kill_server(&mut self, place: usize, power: bool) {
         if !self.servers[place].is_up() {
             return;
@@ -160,9 +190,10 @@ impl World {
     /// Whether every group keeps a member that holds everything if this server goes.
     fn survives_without(&self, place: usize) -> bool {
         let intact = |run| {
-            self.servers
-                .iter()
-                .any(|server| server.place != place && server.run() == Some(run) && !server.poor)
+            self.servers.iter().any(|server| {
+                let whole = server.run() == Some(run) && !server.poor;
+                server.place != place && whole && self.reaches(server.place)
+            })
         };
         let groups = &self.directory.placed.groups;
         groups.values().all(|record| match &record.effective {

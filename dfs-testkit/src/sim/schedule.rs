@@ -221,9 +221,8 @@ impl Schedule {
         }
     }
 
-    /// Answers a call of `to`.
-    pub(crate) fn answer(&mut self, from: Process, to: Process, call: u64, answer: Answer) {
-        let _ = to;
+    /// A process answers a call.
+    pub(crate) fn answer(&mut self, from: Process, call: u64, answer: Answer) {
         for delay in self.net.fate(&mut self.random) {
             let answer = answer.clone();
             self.push(delay, Event::Answer { call, from, answer });

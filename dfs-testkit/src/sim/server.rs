@@ -303,7 +303,7 @@ impl Server {
                     }
                 }
                 let answer = result.map(|response| Told::Chunk(response, payload));
-                s.answer(process, asked.from, asked.call, answer);
+                s.answer(process, asked.call, answer);
             }
             Action::Disk { token, op } => {
                 if let Some(run) = self.run() {

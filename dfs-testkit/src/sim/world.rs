@@ -140,7 +140,7 @@ impl World {
                 }
                 match to.node {
                     Node::Directory => self.directory.requested(s, call, from, ask),
-                    Node::Client(at) => self.clients[at].requested(s, call, from, ask),
+                    Node::Client(at) => self.clients[at].requested(s, call, ask),
                     Node::Server(at) => self.with_server(at, |server, s, world| {
                         server.requested(s, call, from, ask, world);
                     }),

@@ -63,7 +63,6 @@ struct Grant {
 #[derive(Clone, Copy, Debug)]
 struct Recall {
     call: u64,
-    from: Process,
     grant: GrantId,
     keep: Option<LeaseKind>,
     tries: u32,
@@ -179,17 +178,16 @@ impl Client {
         )
     }
 
-    pub(crate) fn requested(&mut self, s: &mut Schedule, call: u64, from: Process, ask: Ask) {
+    pub(crate) fn requested(&mut self, s: &mut Schedule, call: u64, ask: Ask) {
         let Some(process) = self.process else { return };
         match ask {
             Ask::MapChanged(map) => {
                 self.install(s, map);
-                s.answer(process, from, call, Ok(super::message::Told::Done));
+                s.answer(process, call, Ok(super::message::Told::Done));
             }
             Ask::Recall { inode, grant, keep } => {
                 let recall = Recall {
                     call,
-                    from,
                     grant,
                     keep,
                     tries: 0,

@@ -223,7 +223,7 @@ impl Client {
             if over {
                 let grant = recall.grant;
                 s.trace(|| format!("client {} gives {grant:?} back", self.place));
-                s.answer(process, recall.from, recall.call, Ok(Told::Done));
+                s.answer(process, recall.call, Ok(Told::Done));
             } else {
                 state.recalls.push(recall);
             }

@@ -156,7 +156,7 @@ impl Client {
             let users = self.users.get(&key).copied().unwrap_or_default();
             users.writing || (write && users.reading > 0)
         });
-        if blocked {
+        if blocked || (!write && s.now >= self.right) {
             return self.wake(s, task, Duration::from_millis(1));
         }
         let kind = match write {
@@ -269,7 +269,9 @@ impl Client {
             return;
         };
         self.drop_lapsed(s.now);
-        let valid = self.files[plan.file].lease.is_valid(era);
+        // An exclusive lease does not lapse, but its session may have been ended: without the
+        // directory's word nothing is read under it either (self-fence).
+        let valid = self.files[plan.file].lease.is_valid(era) && s.now < self.right;
         let mut again = false;
         match plan.kind {
             OpKind::Write => {

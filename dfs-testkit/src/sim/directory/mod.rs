@@ -168,12 +168,12 @@ impl Directory {
                 session,
                 inode,
                 kind,
-            } => return self.lease(s, call, from, session, inode, kind),
+            } => return self.lease(s, call, session, inode, kind),
             Ask::Chunk { .. } | Ask::MapChanged(_) | Ask::Recall { .. } => {
                 Err(error(ErrorCode::UnknownMethod))
             }
         };
-        s.answer(self.process, from, call, answer);
+        s.answer(self.process, call, answer);
         self.step(s);
     }
 

@@ -43,7 +43,6 @@ struct Mount {
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     call: u64,
-    from: Process,
     session: SessionId,
     inode: InodeId,
 }
@@ -134,14 +133,13 @@ impl Directory {
         &mut self,
         s: &mut Schedule,
         call: u64,
-        from: Process,
         session: SessionId,
         inode: InodeId,
         kind: LeaseKind,
     ) {
         if !self.sessions.alive.contains_key(&session) {
             let answer = Err(error(ErrorCode::SessionEnded));
-            return s.answer(self.process, from, call, answer);
+            return s.answer(self.process, call, answer);
         }
         let mut effects = Vec::new();
         // A mount has one ask for an inode at a time: an older one has been given up.
@@ -156,7 +154,6 @@ impl Directory {
         let token = Token(self.sessions.tokens);
         let waiting = Waiting {
             call,
-            from,
             session,
             inode,
         };
@@ -185,7 +182,7 @@ impl Directory {
                                 map_version: self.map.version,
                             };
                             s.trace(|| format!("directory: {session} gets {inode} {granted:?}"));
-                            s.answer(self.process, waiting.from, waiting.call, Ok(told));
+                            s.answer(self.process, waiting.call, Ok(told));
                         }
                         let table = &mut self.sessions.table;
                         table.delivered(s.now, session, inode, granted.grant, &mut effects);
@@ -209,7 +206,7 @@ impl Directory {
                     Effect::Dropped { token } => {
                         if let Some(waiting) = self.sessions.waiting.remove(&token) {
                             let answer = Err(error(ErrorCode::SessionEnded));
-                            s.answer(self.process, waiting.from, waiting.call, answer);
+                            s.answer(self.process, waiting.call, answer);
                         }
                     }
                 }
