@@ -72,7 +72,7 @@ impl Shape {
             groups: self.groups.max(1),
         };
         if !layout.is_valid() {
-            wrong.push("--chunk-size is a power of two, 4096 to 1 GiB".to_owned());
+            wrong.push("--chunk-size is a power of two, 4096 to 64 MiB".to_owned());
         }
         if !wrong.is_empty() {
             return Err(wrong.join("; "));
@@ -82,6 +82,9 @@ impl Shape {
             chunk_bytes: self.chunk_size,
             replicas: self.replicas,
             min_in_sync,
+            // So that an ordinary user can use the cluster that it runs.
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
             ..Format::defaults(cluster)
         })
     }

@@ -1,7 +1,7 @@
 //! Which chunk and which replica group a byte of a file is in.
 
 use crate::ids::{ChunkIndex, GroupId};
-use crate::limits::BLOCK_BYTES;
+use crate::limits::{BLOCK_BYTES, CHUNK_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
 /// How a file is laid over chunks and groups; stored with each inode, so that it can evolve.
@@ -28,7 +28,7 @@ impl FileLayout {
     pub fn is_valid(&self) -> bool {
         self.chunk_bytes.is_power_of_two()
             && self.chunk_bytes as usize >= BLOCK_BYTES
-            && self.chunk_bytes <= 1 << 30
+            && self.chunk_bytes <= CHUNK_BYTES_MAX
             && self.groups > 0
             && self.first_group.0 < self.groups
     }

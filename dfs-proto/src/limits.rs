@@ -28,6 +28,9 @@ pub const LINKS_MAX: u32 = 65_000;
 /// Default size of a chunk.
 pub const CHUNK_BYTES_DEFAULT: u32 = 4 << 20;
 
+/// Largest chunk: its checksums fit into the header of its file.
+pub const CHUNK_BYTES_MAX: u32 = 64 << 20;
+
 /// Default number of replica groups, fixed when the cluster is formatted.
 pub const GROUPS_DEFAULT: u32 = 64;
 

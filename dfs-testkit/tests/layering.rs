@@ -53,7 +53,8 @@ fn names(line: &str, word: &str) -> bool {
 fn offenders(below: &str, words: &[&str], allowed: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for (path, text) in sources(below) {
-        if allowed.iter().any(|a| path.starts_with(a)) {
+        // Test modules may read documents, wait and draw numbers.
+        if allowed.iter().any(|a| path.starts_with(a)) || path.contains("/tests/") {
             continue;
         }
         for (number, line) in code(&text) {

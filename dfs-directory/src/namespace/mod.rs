@@ -101,6 +101,9 @@ pub struct Format {
     pub min_in_sync: u8,
     /// What every member of the directory must understand.
     pub feature_level: u32,
+    /// Owner and group of the root dir: whoever founded the cluster.
+    pub uid: u32,
+    pub gid: u32,
 }
 
 impl Format {
@@ -113,6 +116,8 @@ impl Format {
             replicas: limits::REPLICAS_DEFAULT,
             min_in_sync: 1,
             feature_level: 1,
+            uid: 0,
+            gid: 0,
         }
     }
 }

@@ -190,6 +190,8 @@ pub(super) struct FormatRecord {
     pub(super) replicas: u8,
     pub(super) min_in_sync: u8,
     pub(super) feature_level: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
 }
 
 impl Record for FormatRecord {
@@ -206,6 +208,8 @@ impl From<super::Format> for FormatRecord {
             replicas: format.replicas,
             min_in_sync: format.min_in_sync,
             feature_level: format.feature_level,
+            uid: format.uid,
+            gid: format.gid,
         }
     }
 }
@@ -219,6 +223,8 @@ impl From<FormatRecord> for super::Format {
             replicas: record.replicas,
             min_in_sync: record.min_in_sync,
             feature_level: record.feature_level,
+            uid: record.uid,
+            gid: record.gid,
         }
     }
 }
