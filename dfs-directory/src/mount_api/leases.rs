@@ -56,6 +56,10 @@ impl MountApi {
 
     /// The answer that carries a grant. Its attributes are read after the grant: from then on
     /// nobody else changes them.
+    ///
+    /// A recorded generation is given out only when its cut is made: a write of it that comes to
+    /// a replica before the cut would keep what the cut is to remove. Who changes the size waits
+    /// for its cut itself, but that wait ends with the directory's leader.
     pub(super) async fn grant_answer(
         &self,
         session: SessionId,
@@ -63,7 +67,7 @@ impl MountApi {
         granted: Granted,
         delivery: &mut Delivery,
     ) -> Result<LeaseGrant> {
-        let attr = match self.recorded_attr(inode).await {
+        let attr = match self.settled_attr(inode).await {
             Ok(attr) if attr.kind != FileKind::Dir => attr,
             Ok(_) => {
                 self.give_back(session, inode, granted);

@@ -25,6 +25,25 @@ impl MountApi {
         self.look(move |tables| read::attr(tables, inode)).await
     }
 
+    /// The recorded attributes, once every logged cut of the inode is made.
+    pub(super) async fn settled_attr(&self, inode: InodeId) -> Result<FileAttr> {
+        loop {
+            let (attr, last) = self
+                .look(move |tables| {
+                    let last = read::intents_of(tables, inode)?
+                        .iter()
+                        .map(|intent| intent.generation)
+                        .max();
+                    Ok(read::attr(tables, inode)?.map(|attr| (attr, last)))
+                })
+                .await?;
+            match last {
+                Some(generation) => self.placement().cut_done(inode, generation).await?,
+                None => return Ok(attr),
+            }
+        }
+    }
+
     /// The attributes with every write that was acknowledged, on whichever mount, before the
     /// call. The session's own exclusive lease is not asked: it knows better itself.
     pub(super) async fn true_attr(&self, session: SessionId, inode: InodeId) -> Result<FileAttr> {

@@ -3,6 +3,7 @@
 use super::MountApi;
 use super::dispatch::Delivery;
 use crate::lease::interest::Ready;
+use crate::lease::table::Granted;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::limits::RECLAIM_PAGE_ITEMS_MAX;
@@ -47,14 +48,25 @@ impl MountApi {
         for (inode, lock) in request.locks {
             self.reclaim_lock(session, inode, lock).await?;
         }
-        let mut leases = Vec::with_capacity(request.leases.len());
+        let mut kept = Vec::with_capacity(request.leases.len());
         for inode in request.leases {
-            leases.push(self.reclaim_lease(session, inode, delivery).await?);
+            kept.push((inode, self.reassert_lease(session, inode)?));
         }
         if request.last && self.alive(session)?.grace.settle(session) {
             log::info!("{session} has reclaimed");
             self.changed();
             self.shared.orphans.notify_one();
+        }
+        // The answer may have to wait for cuts; others need not wait for it.
+        let mut leases = Vec::with_capacity(kept.len());
+        for (inode, granted) in kept {
+            leases.push(match granted {
+                Some(granted) => {
+                    self.reclaimed_lease(session, inode, granted, delivery)
+                        .await?
+                }
+                None => None,
+            });
         }
         Ok(Reclaimed { leases })
     }
@@ -91,25 +103,28 @@ impl MountApi {
 
     /// Only what the log has a record of was kept for the session: without one others may have
     /// held and changed the inode since.
-    async fn reclaim_lease(
+    fn reassert_lease(&self, session: SessionId, inode: InodeId) -> Result<Option<Granted>> {
+        let mut core = self.alive(session)?;
+        let granted = if core.interest.ready(session, inode) == Ready::Yes {
+            core.interest.use_again(session, inode);
+            core.leases.reassert(session, inode)
+        } else {
+            None
+        };
+        drop(core);
+        if granted.is_none() {
+            log::warn!("{session} could not keep its lease of {inode}");
+        }
+        Ok(granted)
+    }
+
+    async fn reclaimed_lease(
         &self,
         session: SessionId,
         inode: InodeId,
+        granted: Granted,
         delivery: &mut Delivery,
     ) -> Result<Option<LeaseGrant>> {
-        let granted = {
-            let mut core = self.alive(session)?;
-            if core.interest.ready(session, inode) != Ready::Yes {
-                None
-            } else {
-                core.interest.use_again(session, inode);
-                core.leases.reassert(session, inode)
-            }
-        };
-        let Some(granted) = granted else {
-            log::warn!("{session} could not keep its lease of {inode}");
-            return Ok(None);
-        };
         match self.grant_answer(session, inode, granted, delivery).await {
             Ok(grant) => Ok(Some(grant)),
             Err(e) if matches!(e.code, ErrorCode::Stale | ErrorCode::StaleGrant) => Ok(None),

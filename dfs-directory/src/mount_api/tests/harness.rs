@@ -24,7 +24,7 @@ use dfs_proto::msg::session::{
 use dfs_proto::name::FileName;
 use dfs_proto::payload::Payload;
 use dfs_proto::transport::{Connection, Identity, Incoming, Listener, Role, Service, connect};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
@@ -60,6 +60,8 @@ pub(super) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 pub(super) struct Servers {
     pub(super) fenced: Mutex<Vec<SessionId>>,
     pub(super) cut: Mutex<Vec<(InodeId, Generation)>>,
+    /// Cuts are asked for, but not made.
+    pub(super) away: AtomicBool,
 }
 
 pub(super) struct Directory {
@@ -215,6 +217,9 @@ fn obedient(
                 .lock()
                 .expect("unpoisoned")
                 .push((inode, generation));
+            while cut_by.away.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             let done = NamespaceCommand::CutDone { inode, generation };
             let ended = cut_raft.commit(Change::Namespace(done)).await.map(|_| ());
             let _ = wait.done.send(ended);

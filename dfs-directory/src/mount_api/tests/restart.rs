@@ -8,6 +8,7 @@ use dfs_proto::lock::{HeldLock, LockHolder, LockRange, LockSpace};
 use dfs_proto::msg::namespace::{GetAttr, Mutation};
 use dfs_proto::msg::session::{LeaseKind, OpenInode, Reclaim, Reclaimed};
 use dfs_proto::timing::SESSION_TTL;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 fn page(mount: &Mount, life: u64) -> Reclaim {
@@ -88,6 +89,44 @@ fn leases_and_locks_survive_by_reclaim() {
         looking.await.expect("no panic").expect("seen");
         reading.await.expect("no panic").expect("granted");
         assert_eq!(a.kernel.recalled()[0].grant, grant.grant);
+    });
+}
+
+#[test]
+fn a_generation_is_given_out_when_its_cut_is_made_also_after_a_restart() {
+    run(async {
+        let directory = Directory::start().await;
+        let (a, b) = (directory.mount().await, directory.mount().await);
+        let file = a.file("f").await;
+        let before = a.lease(file, LeaseKind::Exclusive).await.expect("granted");
+        let set = |size| Mutation::SetSize {
+            inode: file,
+            size,
+            modified: true,
+        };
+        a.mutate(set(1 << 20)).await.expect("extended");
+        directory.servers.away.store(true, Ordering::SeqCst);
+        let _cutting = a.start(a.mutation(set(5)));
+        let asked = || directory.servers.cut.lock().expect("unpoisoned").len();
+        until("the cut is logged", || asked() == 1).await;
+        directory.restart().await;
+
+        let life = a.heartbeat().await.expect("alive").leader_life;
+        let reclaiming = a.start(Reclaim {
+            leases: vec![file],
+            ..page(&a, life)
+        });
+        // Nobody else waits for it.
+        reclaim(&b, Vec::new(), Vec::new()).await;
+        let other = b.file("g").await;
+        b.lease(other, LeaseKind::Exclusive).await.expect("granted");
+        assert!(!reclaiming.is_finished());
+
+        directory.servers.away.store(false, Ordering::SeqCst);
+        let kept = reclaiming.await.expect("no panic").expect("reclaimed");
+        let attr = kept.leases[0].expect("kept").attr;
+        assert!(attr.size == 5 && attr.generation > before.attr.generation);
+        assert_eq!(asked(), 2);
     });
 }
 
