@@ -156,6 +156,11 @@ impl<'a> Governor<'a> {
                     report.groups.len(),
                     report.reason
                 );
+                if self.registry.confirm_loss(report.suspect) {
+                    // Out of all its groups at once, instead of being asked to join this one.
+                    self.links_changed = true;
+                    return;
+                }
                 for (group, epoch) in report.groups {
                     self.suspect(group, epoch, report.suspect);
                 }

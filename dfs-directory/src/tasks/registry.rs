@@ -84,6 +84,22 @@ impl Registry {
         self.links.remove(&server).map(|link| link.run)
     }
 
+    /// Somebody cannot reach a run. `true` if its connection to here has ended too: two have seen
+    /// it go, so nobody waits for its return.
+    pub(super) fn confirm_loss(&mut self, run: ServerRun) -> bool {
+        match self.links.get(&run.server) {
+            Some(link) if link.run != run || !link.connection.is_closed() => return false,
+            Some(_) => drop(self.links.remove(&run.server)),
+            None => {}
+        }
+        // A leader that has never seen it waits for its registration.
+        if !self.signs.contains_key(&run.server) {
+            return false;
+        }
+        self.lost.insert(run.server, Duration::ZERO);
+        true
+    }
+
     /// Not to be taken as joining for a while.
     pub(super) fn withhold(&mut self, server: ServerId, now: Duration) {
         self.withheld.insert(server, now + WITHHOLD);

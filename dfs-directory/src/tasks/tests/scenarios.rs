@@ -114,6 +114,25 @@ async fn a_run_that_comes_back_on_a_new_connection_at_once_was_never_away() {
 }
 
 #[tokio::test]
+async fn a_server_that_two_have_seen_go_leaves_its_groups_in_one_epoch() {
+    let (directory, servers) = three().await;
+    let before = directory.placement.map();
+    servers[0].kill();
+    until("its connection has ended", || {
+        let view = directory.placement.view();
+        (!view.links.contains_key(&ServerId(1))).then_some(())
+    })
+    .await;
+    servers[1].suspect(servers[0].run).await;
+    let map = directory.serving_with(&[2, 3]).await;
+    for (group, old) in map.groups.iter().zip(&before.groups) {
+        assert_eq!(group.epoch.0, old.epoch.0 + 1, "{:?}", group.group);
+    }
+    let config = servers[2].told(G, Epoch(1)).await;
+    assert_eq!(config.joining().count(), 0, "nobody is asked to join");
+}
+
+#[tokio::test]
 async fn a_silent_server_is_voted_out_and_told_to_register_again() {
     let (directory, servers) = three().await;
     servers[2].fall_silent();
