@@ -53,8 +53,10 @@ pub struct ChunkWritten {
     pub epoch: Epoch,
 }
 
-/// Data of an inode onto disk, on this replica, for one group. Names for each chunk the last
-/// acknowledged version: a replica that holds neither it nor a successor answers `WriteLost`.
+/// Data of an inode onto disk, on this replica, for one group: everything, whoever wrote it.
+/// Names for each chunk that the asking mount wrote the last acknowledged version: a replica that
+/// holds neither it nor a successor answers `WriteLost`. `Version::HOLE` for a chunk that a cut
+/// may have taken since.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SyncChunks {
     pub inode: InodeId,

@@ -172,6 +172,16 @@ impl Catalog {
             .collect()
     }
 
+    /// Dirty chunks of one inode in a group.
+    pub(super) fn dirty_of(&self, group: GroupId, inode: InodeId) -> Vec<ChunkKey> {
+        let at = |index| ChunkKey {
+            inode,
+            index: ChunkIndex(index),
+        };
+        let range = (group, at(0))..=(group, at(u64::MAX));
+        self.dirty.range(range).map(|((_, key), _)| *key).collect()
+    }
+
     /// Chunks that are dirty since before `before`, the oldest first.
     pub(super) fn dirty_since(&self, before: Instant, max: usize) -> Vec<ChunkKey> {
         let mut old: Vec<(Instant, ChunkKey)> = self

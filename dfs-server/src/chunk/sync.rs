@@ -6,7 +6,7 @@ use super::error::{Result, StoreError};
 use super::file;
 use super::index::{Change, Row};
 use super::store::{ChunkStore, lock};
-use dfs_proto::ids::{ChunkKey, GroupId};
+use dfs_proto::ids::{ChunkKey, GroupId, InodeId};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
@@ -60,6 +60,18 @@ impl ChunkStore {
     pub fn sync(&self, keys: &[ChunkKey]) -> Result<()> {
         let _open = self.usable()?;
         self.sync_keys(keys, false)
+    }
+
+    /// Onto disk: these chunks as `sync` does it, and whatever else of the inode is dirty in the
+    /// group, except copies known to be damaged.
+    pub fn sync_inode(&self, inode: InodeId, group: GroupId, keys: &[ChunkKey]) -> Result<()> {
+        let _open = self.usable()?;
+        self.sync_keys(keys, false)?;
+        let rest = self.catalog().dirty_of(group, inode);
+        match rest.is_empty() {
+            true => Ok(()),
+            false => self.sync_keys(&rest, true),
+        }
     }
 
     /// Onto disk: everything of a group, except copies known to be damaged.

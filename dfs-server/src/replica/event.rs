@@ -156,7 +156,10 @@ pub enum DiskOp {
         checksums: Vec<u32>,
         payload: Payload,
     },
+    /// These chunks, and whatever else of the inode and the group is not on disk yet.
     Sync {
+        inode: InodeId,
+        group: GroupId,
         keys: Vec<ChunkKey>,
     },
     SyncGroup {

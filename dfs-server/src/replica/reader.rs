@@ -102,7 +102,7 @@ impl ReplicaCore {
         }
     }
 
-    /// Data onto disk. Only acknowledged versions are named, and those are on all in-sync
+    /// Data onto disk, whoever wrote them. Only acknowledged versions are named, and those are on all in-sync
     /// members: one that is missing here is lost.
     pub(super) fn sync(&mut self, caller: Caller, request: SyncChunks, h: &dyn Holdings) {
         if let Err(error) = self.admit_mount(request.group, request.epoch, h) {
@@ -130,7 +130,12 @@ impl ReplicaCore {
             }
             keys.push(key);
         }
-        self.disk(DiskOp::Sync { keys }, DiskFor::Sync { caller }, None);
+        let op = DiskOp::Sync {
+            inode: request.inode,
+            group: request.group,
+            keys,
+        };
+        self.disk(op, DiskFor::Sync { caller }, None);
     }
 
     pub(super) fn sync_ended(&mut self, caller: Caller, result: Result<DiskDone, Error>) {

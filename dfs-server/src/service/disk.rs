@@ -126,7 +126,7 @@ pub(super) fn perform(store: &ChunkStore, op: &DiskOp) -> Result<DiskDone, Error
             data: payload,
             checksums,
         })?,
-        DiskOp::Sync { keys } => store.sync(keys)?,
+        DiskOp::Sync { inode, group, keys } => store.sync_inode(*inode, *group, keys)?,
         DiskOp::SyncGroup { group } => store.sync_group(*group)?,
         DiskOp::Adopt { configs, fenced } => {
             // Together: an epoch is never adopted without the fences that belong to it.

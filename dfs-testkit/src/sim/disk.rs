@@ -143,8 +143,8 @@ impl Disk {
                 self.change(key, group, Some(new));
                 Ok(DiskDone::Done)
             }
-            DiskOp::Sync { keys } => {
-                self.sync(|key, _| keys.contains(&key));
+            DiskOp::Sync { inode, group, .. } => {
+                self.sync(|key, of| of == group && key.inode == inode);
                 Ok(DiskDone::Done)
             }
             DiskOp::SyncGroup { group } => {

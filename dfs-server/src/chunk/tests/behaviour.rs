@@ -223,6 +223,22 @@ fn the_clean_mark_is_left_by_an_orderly_stop_only() {
 }
 
 #[test]
+fn a_sync_of_an_inode_takes_what_others_wrote_along() {
+    let dir = scratch();
+    let (store, _) = open(dir.path());
+    let group = group_of(key(1, 0));
+    let next = (1..).find(|n| group_of(key(1, *n)) == group).expect("some");
+    for (counter, at) in [(1, key(1, 0)), (2, key(1, next)), (3, key(2, 0))] {
+        write_at(&store, at, 0, counter, 0, b"data").expect("writes");
+    }
+    let named = [key(1, 0), key(1, 999)];
+    let synced = store.sync_inode(InodeId(1), group, &named);
+    synced.expect("a hole is no error");
+    let left = store.sync_aged(Duration::ZERO, 10).expect("syncs");
+    assert_eq!(left, 1, "the other inode's chunk");
+}
+
+#[test]
 fn the_reserve_is_kept_and_said_before_anything_is_applied() {
     let dir = scratch();
     let options = OpenOptions {
