@@ -52,7 +52,7 @@ impl ChunkStore {
             return Ok(());
         }
         let fans: BTreeSet<usize> = seen.keys().map(|key| file::fan_of(*key)).collect();
-        self.sync_fans(fans.into_iter())?;
+        self.sync_many_fans(&fans)?;
         let mut unlinked = lock(&self.removals.unlinked);
         let mut changes = Vec::new();
         for (key, number) in seen {

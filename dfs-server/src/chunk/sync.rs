@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// Rows that are written along with a commit that is needed anyway.
 const DATED_ROWS_MAX: usize = 1024;
 
+/// From so many chunks on they are written out together before each is synced by itself.
+const TOGETHER_MIN: usize = 8;
+
 /// An overwrite mark goes when the chunk was not overwritten for this many times the age.
 const MARK_AGES: u32 = 4;
 
@@ -40,6 +43,21 @@ impl Fan {
     /// A name has appeared or gone. To be said after it did: a sync before may have missed it.
     pub(super) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn present(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// All names that were there when `present` said so are on disk.
+    fn synced_up_to(&self, present: u64) {
+        let mut synced = lock(&self.synced);
+        *synced = (*synced).max(present);
+    }
+
+    /// Whether a sync would have something to do.
+    fn is_changed(&self) -> bool {
+        *lock(&self.synced) < self.present()
     }
 
     fn sync(&self) -> std::io::Result<()> {
@@ -78,7 +96,27 @@ impl ChunkStore {
     pub fn sync_group(&self, group: GroupId) -> Result<()> {
         let _open = self.usable()?;
         let dirty = self.catalog().dirty(Some(group));
+        self.write_out(dirty.len())?;
         self.sync_keys(&dirty, true)
+    }
+
+    /// Has the file system write everything out, if that is `many` files or dirs: one commit of
+    /// its journal instead of one for each, which would hold up whoever else syncs on this disk.
+    /// The names that appeared or went are on disk then. The sync of each file still follows: it
+    /// finds little to do, and tells of data that the disk refused.
+    fn write_out(&self, many: usize) -> Result<()> {
+        if many < TOGETHER_MIN || cfg!(not(target_os = "linux")) {
+            return Ok(());
+        }
+        let noted: Vec<u64> = self.fans.iter().map(Fan::present).collect();
+        #[cfg(target_os = "linux")]
+        File::open(&self.data)
+            .and_then(|dir| Ok(rustix::fs::syncfs(&dir)?))
+            .map_err(|e| self.disk.failed_doing("sync", &self.data, e))?;
+        for (fan, noted) in self.fans.iter().zip(noted) {
+            fan.synced_up_to(noted);
+        }
+        Ok(())
     }
 
     /// Onto disk: what was changed longer ago than `age`, at most `chunks_max` chunks; says how
@@ -90,6 +128,7 @@ impl ChunkStore {
         let mut done = 0;
         if let Some(before) = now.checked_sub(age) {
             let dirty = self.catalog().dirty_since(before, chunks_max);
+            self.write_out(dirty.len())?;
             self.sync_keys(&dirty, true)?;
             done = dirty.len();
         }
@@ -104,6 +143,7 @@ impl ChunkStore {
     /// For the orderly stop: afterwards the index says it all.
     pub(super) fn clear_marks_and_sync_all(&self) -> Result<()> {
         let dirty = self.catalog().dirty(None);
+        self.write_out(dirty.len())?;
         self.sync_keys(&dirty, true)?;
         let marked = self.catalog().marked();
         self.clear_marks(&marked)?;
@@ -187,6 +227,13 @@ impl ChunkStore {
         let catalog = self.catalog();
         let entry = catalog.get(key)?;
         Some((entry.birth, entry.row.clone()))
+    }
+
+    /// Names that appeared or went onto disk, also when those are very many.
+    pub(super) fn sync_many_fans(&self, fans: &BTreeSet<usize>) -> Result<()> {
+        let changed = fans.iter().filter(|fan| self.fans[**fan].is_changed());
+        self.write_out(changed.count())?;
+        self.sync_fans(fans.iter().copied())
     }
 
     /// Names that appeared or went onto disk.
