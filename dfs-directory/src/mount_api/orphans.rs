@@ -5,9 +5,14 @@ use crate::namespace::{NamespaceCommand, read};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::InodeId;
 use dfs_proto::timing::RETRY_DELAY_MAX;
+use std::time::Duration;
 
 /// Frees that are on their way to the log at once, and orphans read from it at once.
 const BATCH: usize = 256;
+
+/// Orphans are gathered for so long before they are freed: a free is two entries of the log and a
+/// flush on every server, which many can share, and nobody waits for it.
+const GATHER: Duration = Duration::from_millis(200);
 
 impl MountApi {
     pub(super) async fn free_orphans_for_ever(self) {
@@ -34,6 +39,7 @@ impl MountApi {
             if life != scanned_life && self.find_orphans().await {
                 scanned_life = life;
             }
+            tokio::time::sleep(GATHER).await;
             while self.free_some().await {}
         }
     }
