@@ -14,6 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// At the end: for flushing and ending the session while servers may be away.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(15);
+/// The FUSE library warns of every request that it doesn't know, such as a program's ioctl; the
+/// caller is told by its errno.
+const DEFAULT_LOG: &str = "info,fuser=error";
 /// What the kernel reads ahead: one request of the largest size.
 const READ_AHEAD_KIB: u32 = 1024;
 
@@ -70,7 +73,7 @@ fn background_log(options: &Options, as_root: bool) -> PathBuf {
 
 fn log_to(file: Option<&Path>) {
     let mut builder =
-        env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"));
+        env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(DEFAULT_LOG));
     if let Some(path) = file {
         if let Some(dir) = path.parent() {
             // The open below tells what is wrong.

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 /// Which lock call a thread is in: the kernel's request looks the same for all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,11 +26,29 @@ pub(crate) fn lock_call(thread: u32) -> LockCall {
     if thread == 0 {
         return LockCall::Hidden;
     }
-    match std::fs::read_to_string(format!("/proc/{thread}/syscall")) {
-        Ok(line) => parse_lock_call(&line),
-        Err(_) => LockCall::Hidden,
+    let path = format!("/proc/{thread}/syscall");
+    for look in 0..LOOKS_MAX {
+        match std::fs::read_to_string(&path) {
+            // It has handed its request over and is not asleep yet.
+            Ok(line) if line.starts_with(RUNNING) => {
+                if look < LOOKS_MAX / 2 {
+                    std::thread::yield_now();
+                } else {
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+            }
+            Ok(line) => return parse_lock_call(&line),
+            Err(_) => break,
+        }
     }
+    LockCall::Hidden
 }
+
+/// What the kernel says of a thread that is not asleep.
+const RUNNING: &str = "running";
+
+/// How often a thread that is about to fall asleep is looked at.
+const LOOKS_MAX: u32 = 100;
 
 /// `NUMBER 0xARG0 0xARG1 ...`, or `running` when the thread is in no call.
 fn parse_lock_call(line: &str) -> LockCall {
