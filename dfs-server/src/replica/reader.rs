@@ -102,8 +102,8 @@ impl ReplicaCore {
         }
     }
 
-    /// Data onto disk, whoever wrote them. Only acknowledged versions are named, and those are on all in-sync
-    /// members: one that is missing here is lost.
+    /// Data onto disk, whoever wrote them. Only acknowledged versions are named, and those are
+    /// on all in-sync members: one that is missing here is lost.
     pub(super) fn sync(&mut self, caller: Caller, request: SyncChunks, h: &dyn Holdings) {
         if let Err(error) = self.admit_mount(request.group, request.epoch, h) {
             return self.refuse(caller, error);
