@@ -93,6 +93,24 @@ pub(super) fn is_short(store: &ChunkStore, op: &DiskOp) -> bool {
     }
 }
 
+/// Whether an operation may take long because it moves much or waits for the disk, and nobody's
+/// single write or read waits for it.
+pub(super) fn is_long(op: &DiskOp) -> bool {
+    match op {
+        DiskOp::Sync { .. }
+        | DiskOp::SyncGroup { .. }
+        | DiskOp::Fetch { .. }
+        | DiskOp::Install { .. }
+        | DiskOp::AdoptTorn { .. } => true,
+        DiskOp::Read { .. }
+        | DiskOp::Write { .. }
+        | DiskOp::Adopt { .. }
+        | DiskOp::Cut { .. }
+        | DiskOp::InstallFloors { .. }
+        | DiskOp::DropFloors { .. } => false,
+    }
+}
+
 /// Carries an operation out. Blocks.
 pub(super) fn perform(store: &ChunkStore, op: &DiskOp) -> Result<DiskDone, Error> {
     match op {

@@ -5,7 +5,7 @@
 //! other servers in tasks; both come back as events.
 
 use super::directory_link::Notice;
-use super::disk::{StoreHoldings, is_short, perform};
+use super::disk::{StoreHoldings, is_long, is_short, perform};
 use super::peers::Peers;
 use super::{facing, verify};
 use crate::chunk::ChunkStore;
@@ -19,7 +19,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+
+/// Syncs and copies that run at the same time. Less than there are disk threads: while many
+/// groups are brought up to date, a forwarded write must not wait behind all of them.
+const LONG_OPS_MAX: usize = 12;
 
 /// How often time is told to the core.
 const TICK: Duration = Duration::from_millis(100);
@@ -32,6 +36,7 @@ pub struct Driver {
     notices: mpsc::Sender<Notice>,
     started: Instant,
     stopping: AtomicBool,
+    long_ops: Semaphore,
 }
 
 struct Inner {
@@ -64,6 +69,7 @@ impl Driver {
             notices,
             started: Instant::now(),
             stopping: AtomicBool::new(false),
+            long_ops: Semaphore::new(LONG_OPS_MAX),
         })
     }
 
@@ -206,6 +212,11 @@ impl Driver {
     fn perform_elsewhere(self: &Arc<Self>, token: Token, op: DiskOp) {
         let driver = self.clone();
         tokio::spawn(async move {
+            let _place = match is_long(&op) {
+                // It is never closed.
+                true => driver.long_ops.acquire().await.ok(),
+                false => None,
+            };
             let store = driver.store.clone();
             let result = tokio::task::spawn_blocking(move || perform(&store, &op)).await;
             let result = result.unwrap_or_else(|e| {
