@@ -6,6 +6,7 @@ use super::core::Core;
 use super::inode::Inode;
 use super::patience::{Patience, backoff};
 use super::session::Session;
+use super::sync::Unsynced;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{
     ChunkIndex, ChunkKey, Epoch, Generation, GroupId, MapVersion, ServerId, Version,
@@ -227,12 +228,15 @@ impl Core {
         group: GroupId,
         part: ChunkRange,
         payload: Payload,
-    ) -> Result<Version> {
+    ) -> Result<Unsynced> {
         let sequence = session.next_write();
         let id = session.id;
         let checksums = block_checksums(part.offset, &payload);
         let mut run = Run::new(self, inode, session, OpKind::Write, group, 0);
-        let mut version = Version::HOLE;
+        let mut unsynced = Unsynced {
+            version: Version::HOLE,
+            generation: Generation(0),
+        };
         while let Some(target) = run.target().await? {
             let request = WriteChunk {
                 key: ChunkKey {
@@ -259,14 +263,17 @@ impl Core {
             };
             match written {
                 Ok(written) => {
-                    version = written.version;
+                    unsynced = Unsynced {
+                        version: written.version,
+                        generation: target.generation,
+                    };
                     self.map.hear(group, written.epoch);
                     run.op.answered(target.server);
                 }
                 Err(error) => run.failed(target.server, error),
             }
         }
-        Ok(version)
+        Ok(unsynced)
     }
 
     /// Has the named chunks (and whatever else of the inode) of a group on disk, on every
@@ -276,7 +283,7 @@ impl Core {
         inode: &Inode,
         session: Arc<Session>,
         group: GroupId,
-        chunks: Vec<(ChunkIndex, Version)>,
+        chunks: Vec<(ChunkIndex, Unsynced)>,
     ) -> Result<()> {
         let mut run = Run::new(self, inode, session, OpKind::Sync, group, 0);
         while let Some(target) = run.target().await? {
@@ -285,7 +292,10 @@ impl Core {
                 group,
                 epoch: target.epoch,
                 generation: target.generation,
-                chunks: chunks.clone(),
+                chunks: chunks
+                    .iter()
+                    .map(|(index, unsynced)| (*index, unsynced.named(target.generation)))
+                    .collect(),
             };
             let call = target
                 .connection
@@ -299,6 +309,15 @@ impl Core {
             };
             match synced {
                 Ok(()) => run.op.answered(target.server),
+                // Perhaps a cut took it, of which nothing was known here yet.
+                Err(error) if error.code == ErrorCode::WriteLost => {
+                    let present = run.present_generation().await?;
+                    if present <= target.generation {
+                        return Err(error);
+                    }
+                    let cut = Error::new(ErrorCode::StaleGeneration, error.message);
+                    run.failed(target.server, cut.with_detail(present.0));
+                }
                 Err(error) => run.failed(target.server, error),
             }
         }

@@ -8,9 +8,10 @@ use super::gate::ByteGate;
 use super::guard::lock;
 use super::lease::{Held, LeaseState};
 use super::recall::OldRights;
+use super::sync::Unsynced;
 use dfs_proto::attr::FileAttr;
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::{ChunkIndex, GrantId, InodeId, Version};
+use dfs_proto::ids::{ChunkIndex, GrantId, InodeId};
 use dfs_proto::msg::session::{LeaseGrant, LeaseKind};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -56,7 +57,7 @@ pub(super) struct InodeState {
     /// In which life of the session.
     open_life: u64,
     /// Acknowledged writes of this mount since the last sync, by chunk.
-    pub(super) unsynced: BTreeMap<ChunkIndex, Version>,
+    pub(super) unsynced: BTreeMap<ChunkIndex, Unsynced>,
     /// Whatever any mount wrote before is on disk, except `unsynced`.
     pub(super) others_synced: bool,
     /// Recalls of a lost right that the kernel has not finished.

@@ -5,7 +5,7 @@ use super::core::Core;
 use super::inode::Inode;
 use super::opens::Open;
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::{ChunkIndex, GroupId, Version};
+use dfs_proto::ids::{ChunkIndex, Generation, GroupId, Version};
 use dfs_proto::layout::FileLayout;
 use dfs_proto::msg::namespace::GetAttr;
 use std::collections::BTreeMap;
@@ -15,7 +15,25 @@ use tokio::task::JoinSet;
 /// Groups that are synced at once for one call.
 const GROUPS_AT_ONCE: usize = 16;
 
-type Chunks = BTreeMap<GroupId, Vec<(ChunkIndex, Version)>>;
+/// The last acknowledged write of a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Unsynced {
+    pub(super) version: Version,
+    /// In a later one the write may be gone on purpose.
+    pub(super) generation: Generation,
+}
+
+impl Unsynced {
+    /// What a sync in this generation names: a cut may have taken the chunk since.
+    pub(super) fn named(self, generation: Generation) -> Version {
+        match self.generation < generation {
+            true => Version::HOLE,
+            false => self.version,
+        }
+    }
+}
+
+type Chunks = BTreeMap<GroupId, Vec<(ChunkIndex, Unsynced)>>;
 
 impl Core {
     pub(super) async fn fsync(self: &Arc<Self>, open: Arc<Open>) -> Result<()> {
@@ -86,7 +104,7 @@ impl Core {
             // A loss is reported once, to the fsync that meets it, as a local disk's would be.
             state
                 .unsynced
-                .retain(|index, version| own.get(index) != Some(version));
+                .retain(|index, unsynced| own.get(index) != Some(unsynced));
         }
         match failure {
             Some(error) => {
@@ -109,7 +127,7 @@ impl Core {
 fn groups_to_sync(
     layout: FileLayout,
     size: u64,
-    own: &BTreeMap<ChunkIndex, Version>,
+    own: &BTreeMap<ChunkIndex, Unsynced>,
     everything: bool,
 ) -> Chunks {
     let mut groups = Chunks::new();
@@ -121,9 +139,9 @@ fn groups_to_sync(
                 .or_default();
         }
     }
-    for (index, version) in own {
+    for (index, unsynced) in own {
         let group = groups.entry(layout.group_of(*index)).or_default();
-        group.push((*index, *version));
+        group.push((*index, *unsynced));
     }
     groups
 }
@@ -144,18 +162,24 @@ mod tests {
             epoch: Epoch(1),
             counter: 5,
         };
-        let own = BTreeMap::from([(ChunkIndex(1), version)]);
+        let unsynced = Unsynced {
+            version,
+            generation: Generation(3),
+        };
+        assert_eq!(unsynced.named(Generation(3)), version);
+        assert_eq!(unsynced.named(Generation(4)), Version::HOLE);
+        let own = BTreeMap::from([(ChunkIndex(1), unsynced)]);
         let groups = groups_to_sync(layout, 3 * 4096, &own, false);
         assert_eq!(
             groups,
-            Chunks::from([(GroupId(3), vec![(ChunkIndex(1), version)])])
+            Chunks::from([(GroupId(3), vec![(ChunkIndex(1), unsynced)])])
         );
         let groups = groups_to_sync(layout, 3 * 4096, &own, true);
         assert_eq!(
             groups,
             Chunks::from([
                 (GroupId(2), vec![]),
-                (GroupId(3), vec![(ChunkIndex(1), version)]),
+                (GroupId(3), vec![(ChunkIndex(1), unsynced)]),
                 (GroupId(0), vec![]),
             ])
         );

@@ -11,7 +11,6 @@ use super::session::Session;
 use super::types::{Allocate, WriteAt, WriteMode};
 use dfs_proto::attr::FileAttr;
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::{ChunkIndex, Version};
 use dfs_proto::layout::{ChunkRange, FileLayout};
 use dfs_proto::limits::FILE_BYTES_MAX;
 use dfs_proto::msg::namespace::Mutation;
@@ -190,8 +189,8 @@ impl Core {
                 .write_chunk(inode, session.clone(), group, part, bytes)
                 .await;
             match result {
-                Ok(version) => {
-                    note_unsynced(inode, part.index, version);
+                Ok(unsynced) => {
+                    inode.state().unsynced.insert(part.index, unsynced);
                     written += part.len as usize;
                 }
                 Err(error) => return (written, Err(error)),
@@ -258,9 +257,12 @@ impl Core {
             if let Some(data) = &mut state.data {
                 data.resized(&attr);
             }
-            // Chunks behind the cut are gone on purpose.
+            // Chunks behind the cut are gone on purpose, those before it stay as they are.
             let kept = size.div_ceil(u64::from(layout.chunk_bytes));
             state.unsynced.retain(|index, _| index.0 < kept);
+            for unsynced in state.unsynced.values_mut() {
+                unsynced.generation = unsynced.generation.max(attr.generation);
+            }
             state.used_at = clock::now();
             return Ok(attr);
         }
@@ -302,10 +304,4 @@ fn end_of(offset: u64, len: usize) -> Result<u64> {
             format!("a write of {len} bytes at {offset}"),
         )
     })
-}
-
-fn note_unsynced(inode: &Inode, index: ChunkIndex, version: Version) {
-    let mut state = inode.state();
-    let known = state.unsynced.entry(index).or_insert(version);
-    *known = (*known).max(version);
 }
