@@ -20,7 +20,40 @@ fn two_mounts_share_a_file() {
     appends_are_whole(&a, &b, 500, 100);
     appends_are_whole(&a, &b, rounds(100).min(500), 900 << 10);
     single_writes_are_atomic(&a, &b);
+    what_was_cut_is_not_missed(&a, &b);
     a_lock_excludes(&a, &b, Duration::from_secs(5));
+}
+
+/// fsync after writes that a truncation, on either mount, has taken on purpose.
+fn what_was_cut_is_not_missed(a: &Path, b: &Path) {
+    let written = vec![7; 10 << 20];
+    let (here, there) = (a.join("cut"), b.join("cut"));
+    let file = File::create(&here).unwrap();
+    file.write_all_at(&written, 0).unwrap();
+    file.set_len(1 << 20).unwrap();
+    file.sync_all().unwrap();
+    file.write_all_at(b"behind it", 9 << 20).unwrap();
+    file.sync_all().unwrap();
+    // By the other mount, between write and fsync; then grown again.
+    for len in [1 << 20, 0] {
+        file.write_all_at(&written, 0).unwrap();
+        let other = OpenOptions::new().write(true).open(&there).unwrap();
+        other.set_len(len).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(fs::metadata(&here).unwrap().len(), len);
+        other.write_all_at(b"end", (10 << 20) - 3).unwrap();
+        file.sync_all().unwrap();
+    }
+    let mut expected = vec![0; 10 << 20];
+    expected[(10 << 20) - 3..].copy_from_slice(b"end");
+    assert!(fs::read(&here).unwrap() == expected);
+    // Without a name.
+    file.write_all_at(&written, 0).unwrap();
+    fs::remove_file(&here).unwrap();
+    file.sync_all().unwrap();
+    file.set_len(5).unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 5);
 }
 
 fn line(who: char, number: usize, len: usize) -> Vec<u8> {
