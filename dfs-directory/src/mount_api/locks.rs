@@ -233,18 +233,20 @@ impl MountApi {
         Ok(self.alive(session)?.locks.test(inode, &lock))
     }
 
-    /// Before a try-lock is refused: sessions that are past their time are ended, and the other
-    /// mounts are asked once whether the owners of flocks are still there.
+    /// Before a try-lock is refused: sessions that are past their time are ended, and the mounts
+    /// (also the caller's own) are asked once whether the owners of flocks are still there.
     async fn make_sure_of_holders(&self, session: SessionId, inode: InodeId, lock: &HeldLock) {
         let opponents = self.core().locks.opponents(inode, lock);
         let mut owners: BTreeMap<SessionId, Vec<LockOwner>> = BTreeMap::new();
-        for holder in opponents.iter().filter(|holder| holder.session != session) {
+        for holder in &opponents {
             owners.entry(holder.session).or_default().push(holder.owner);
         }
         let mut asked = Vec::new();
         for (holder, owners) in owners {
-            self.press(holder, &format!("a lock on {inode}"));
-            self.ended(holder).await;
+            if holder != session {
+                self.press(holder, &format!("a lock on {inode}"));
+                self.ended(holder).await;
+            }
             let connection = self.core().connection(holder);
             if let (LockSpace::Flock, Some(connection)) = (lock.space, connection) {
                 let request = ConfirmLocks {

@@ -3,7 +3,7 @@
 use super::core::Core;
 use super::link::Up;
 use super::patience::Patience;
-use super::session::Stamped;
+use super::session::{Session, Stamped};
 use dfs_proto::error::{Applied, Error, ErrorCode, Result, Retry};
 use dfs_proto::ids::{MapVersion, SessionId};
 use dfs_proto::msg::Request;
@@ -55,6 +55,27 @@ impl Core {
         loop {
             let up = self.up().await?;
             match send(&up, &request(up.session.id), wait).await {
+                Ok(response) => return Ok((response, up)),
+                Err(error) => self.after_failure::<R>(&up, error, &mut patience).await?,
+            }
+        }
+    }
+
+    /// The same, but only as long as `session` lives: what is asked for belongs to it.
+    pub(super) async fn ask_within<R: Request>(
+        &self,
+        session: SessionId,
+        wait: Wait,
+        request: &R,
+    ) -> Result<(R::Response, Arc<Up>)> {
+        let mut patience = Patience::new(R::NAME);
+        loop {
+            let up = self.up().await?;
+            if up.session.id != session {
+                let what = format!("{session} has ended, and {} with it", R::NAME);
+                return Err(Error::new(ErrorCode::SessionEnded, what));
+            }
+            match send(&up, request, wait).await {
                 Ok(response) => return Ok((response, up)),
                 Err(error) => self.after_failure::<R>(&up, error, &mut patience).await?,
             }
@@ -136,6 +157,21 @@ impl Core {
             mutation: mutation.clone(),
         })
         .await
+    }
+
+    /// The same, but only in `session`. `None`: it ended before the change was ever executed.
+    pub(super) async fn mutate_within(
+        &self,
+        session: &Arc<Session>,
+        mutation: Mutation,
+    ) -> Result<Option<Mutated>> {
+        let stamped = session.begin().await?;
+        let mutate = |stamp| Mutate {
+            stamp,
+            mutation: mutation.clone(),
+        };
+        let done = self.repeat(&stamped, Wait::Long, &mutate).await?;
+        Ok(done.map(|(mutated, _)| mutated))
     }
 
     /// Gets the map if it is older than `wanted`.

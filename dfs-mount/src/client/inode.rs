@@ -62,11 +62,20 @@ pub(super) struct InodeState {
     pub(super) others_synced: bool,
     /// Recalls of a lost right that the kernel has not finished.
     pub(super) kernel_stale: u32,
+    /// Those of them that follow a lost exclusive right: pages that the kernel writes out now
+    /// were stored into under it.
+    pub(super) maps_stale: u32,
     /// Handles opened when `Core::breaks` was lower are broken.
     pub(super) broken_before: u64,
 }
 
 impl InodeState {
+    /// Whether what the kernel writes out for a shared map was stored under the present right.
+    /// Others may have written since a lost one, and whole pages would bury that.
+    pub(super) fn may_launder(&self) -> bool {
+        self.lease.holds_exclusive() && self.maps_stale == 0
+    }
+
     /// Takes a grant that was asked for. False: it is of the past.
     pub(super) fn accept(&mut self, grant: &LeaseGrant) -> bool {
         let before = self.lease.held();
@@ -230,5 +239,17 @@ impl Core {
             inode.state().kernel_stale -= 1;
             inode.changed.notify_waiters();
         })
+    }
+
+    /// The same for an exclusive right: what shared maps have stored under it is lost.
+    pub(super) fn drop_lost_maps(self: &Arc<Self>, inode: &Arc<Inode>) {
+        inode.state().maps_stale += 1;
+        let dropped = self.drop_lost_data(inode);
+        let inode = inode.clone();
+        self.names.spawn(async move {
+            // It can't fail but by the end of the runtime.
+            let _ = dropped.await;
+            inode.state().maps_stale -= 1;
+        });
     }
 }

@@ -306,13 +306,12 @@ impl Core {
         mut ended: oneshot::Receiver<WaitEnd>,
     ) -> Result<()> {
         let interrupted = Err(ErrorCode::Interrupted.into());
-        let cancelled = self
-            .ask(Wait::Short, |_| CancelLock {
-                session,
-                inode: key.inode,
-                wait,
-            })
-            .await;
+        let cancel = CancelLock {
+            session,
+            inode: key.inode,
+            wait,
+        };
+        let cancelled = self.ask_within(session, Wait::Short, &cancel).await;
         self.forget_wait(key.inode, wait);
         if ended.try_recv() == Ok(WaitEnd::Granted) {
             // The grant came first, and is noted: the directory has nothing to cancel any more.
@@ -361,17 +360,33 @@ impl Core {
         }))
     }
 
-    /// Releases what an owner holds of an inode in a space: at a close.
-    pub(super) async fn release_owner(self: &Arc<Self>, key: OwnerKey) -> Result<()> {
-        {
+    /// Releases what an owner holds of an inode in a space: at a close. From the call on, not
+    /// only from the first poll, a `ConfirmLocks` waits for it.
+    pub(super) fn release_owner(
+        self: &Arc<Self>,
+        key: OwnerKey,
+    ) -> impl Future<Output = Result<()>> + Send + 'static {
+        let needed = {
             let inner = lock(&self.locks.inner);
             // What this mount does not know to hold, it does not hold.
-            if !inner.held.holds_any(key) && !inner.setting.contains_key(&key) {
-                return Ok(());
+            inner.held.holds_any(key) || inner.setting.contains_key(&key)
+        };
+        let release = needed.then(|| (self.clone(), Underway::new(self, key, true)));
+        async move {
+            match release {
+                Some((core, underway)) => core.release_now(key, underway).await,
+                None => Ok(()),
             }
         }
+    }
+
+    /// Whether the owner is known to hold anything of the inode in the space.
+    pub(super) fn holds_locks(&self, key: OwnerKey) -> bool {
+        lock(&self.locks.inner).held.holds_any(key)
+    }
+
+    async fn release_now(self: Arc<Self>, key: OwnerKey, underway: Underway) -> Result<()> {
         let core = self.clone();
-        let underway = Underway::new(self, key, true);
         let released = self.names.spawn(async move {
             let _underway = underway;
             let released = core.stamped(Wait::Short, |stamp| ReleaseOwner {

@@ -131,17 +131,19 @@ impl Client {
         self.limited(self.core.getattr(inode)).await
     }
 
-    /// Changes attributes, then (if given) the size.
+    /// Changes attributes, then (if given) the size; through `handle` if the caller named one.
     pub async fn setattr(
         &self,
         inode: InodeId,
+        handle: Option<&Handle>,
         set: SetAttr,
         size: Option<u64>,
     ) -> Result<AttrAnswer> {
         let change = async {
             if let Some(size) = size {
                 let entry = self.core.inodes.entry(inode);
-                self.core.set_size(entry, size).await?;
+                let open = handle.map(|handle| handle.0.clone());
+                self.core.set_size(entry, open, size).await?;
             }
             self.core.set_attr(inode, set).await
         };
@@ -368,18 +370,30 @@ impl Client {
 
     /// Releases all that an owner holds of an inode in a space: at FLUSH (POSIX), at RELEASE
     /// (flock). Costs nothing if it holds nothing.
-    pub async fn release_owner(
+    /// It counts as under way from the call on, also before the future is polled.
+    pub fn release_owner(
         &self,
         inode: InodeId,
         space: LockSpace,
         owner: LockOwner,
-    ) -> Result<()> {
+    ) -> impl Future<Output = Result<()>> + Send + 'static {
         let key = OwnerKey {
             inode,
             space,
             owner,
         };
-        self.limited(self.core.release_owner(key)).await
+        let client = self.clone();
+        let release = self.core.release_owner(key);
+        async move { client.limited(release).await }
+    }
+
+    /// Whether an owner is known to hold any lock of an inode in a space.
+    pub fn holds_locks(&self, inode: InodeId, space: LockSpace, owner: LockOwner) -> bool {
+        self.core.holds_locks(OwnerKey {
+            inode,
+            space,
+            owner,
+        })
     }
 
     /// Pushes what is unpushed and ends the session: locks and leases are free at once. Requests

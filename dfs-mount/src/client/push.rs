@@ -23,7 +23,7 @@ const TABLE_SWEEP_TICKS: u32 = 10;
 impl Core {
     /// Pushes what is unpushed. Returns the size that the directory's log has then, if this
     /// mount is the authority for it.
-    pub(super) async fn push(&self, inode: &Inode) -> Result<Option<u64>> {
+    pub(super) async fn push(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<Option<u64>> {
         let _one = inode.push_order.lock().await;
         loop {
             let Some(grant) = inode.exclusive_grant() else {
@@ -71,7 +71,7 @@ impl Core {
 
     /// The directory does not know a grant that this mount believes in: what it protected is
     /// lost, and said to be.
-    fn grant_refused(&self, inode: &Inode, error: &Error) {
+    fn grant_refused(self: &Arc<Self>, inode: &Arc<Inode>, error: &Error) {
         log::error!(
             "{}: the directory refuses the exclusive lease of this mount, unpushed changes are lost: {error}",
             inode.id
@@ -80,9 +80,12 @@ impl Core {
         let mut state = inode.state();
         state.lease.lose_all();
         state.lease_gone();
+        state.unsynced.clear();
         state.broken_before = broken;
         drop(state);
         inode.changed.notify_waiters();
+        // Others may have changed what the kernel has cached under it.
+        self.drop_lost_maps(inode);
     }
 
     /// Pushes what has been unpushed for long and gives idle leases back, until the mount stops.

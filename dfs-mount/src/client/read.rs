@@ -64,7 +64,7 @@ impl Core {
             if right.is_valid() && !self.right_left().is_zero() {
                 return Ok(ReadData {
                     bytes,
-                    _right: Some(right),
+                    right: Some(right),
                 });
             }
         }

@@ -175,7 +175,7 @@ impl Core {
             state.lease_gone();
         }
         inode.changed.notify_waiters();
-        self.drop_lost_data(inode);
+        self.drop_lost_maps(inode);
     }
 
     /// After a lost session: inodes that are still open are opened again in the new one.

@@ -94,7 +94,14 @@ pub enum WriteAt {
 #[derive(Debug)]
 pub struct ReadData {
     pub(super) bytes: Payload,
-    pub(super) _right: Option<LeaseUse>,
+    pub(super) right: Option<LeaseUse>,
+}
+
+impl ReadData {
+    /// Whether the right under which the bytes are true was not lost meanwhile.
+    pub fn is_true(&self) -> bool {
+        self.right.as_ref().is_none_or(LeaseUse::is_valid)
+    }
 }
 
 impl std::ops::Deref for ReadData {

@@ -53,6 +53,10 @@ impl Core {
         let launder = mode == WriteMode::Launder;
         loop {
             inode.check(open.opened_at)?;
+            if launder {
+                // Not waited for: a recall may wait for this.
+                check_launder(inode)?;
+            }
             let right = self.lease(inode, LeaseKind::Exclusive, launder).await?;
             let Some((layout, size)) = data_of(inode) else {
                 continue;
@@ -69,9 +73,16 @@ impl Core {
                 },
             };
             let _turn = inode.turn(wanted, layout).await;
+            // In this order: if it is a later session than the one that was looked at above, the
+            // right is over and the handle perhaps broken.
+            let session = self.session().await?;
             let Some((layout, size)) = data_of(inode).filter(|_| right.is_valid()) else {
                 continue;
             };
+            inode.check(open.opened_at)?;
+            if launder {
+                check_launder(inode)?;
+            }
             let offset = match (at, wanted) {
                 (WriteAt::Offset(offset), _) => offset,
                 // It was truncated meanwhile: the place in the order is the wrong one.
@@ -85,7 +96,6 @@ impl Core {
                 let len = size.saturating_sub(offset).min(data.len() as u64) as usize;
                 taken = taken.slice(0..len);
             }
-            let session = self.session().await?;
             let written = self
                 .write_range(inode, &session, layout, offset, size, &taken)
                 .await?;
@@ -199,16 +209,18 @@ impl Core {
         (written, Ok(()))
     }
 
-    /// Truncates or extends, on behalf of any caller.
+    /// Truncates or extends, on behalf of any caller; with `open` of the holder of that handle.
     pub(super) async fn set_size(
         self: &Arc<Self>,
         inode: Arc<Inode>,
+        open: Option<Arc<Open>>,
         size: u64,
     ) -> Result<FileAttr> {
         let core = self.clone();
-        let resized = self
-            .data
-            .spawn(async move { core.set_size_now(&inode, size, false).await });
+        let resized = self.data.spawn(async move {
+            let open = open.as_deref();
+            core.set_size_now(&inode, open, size, false).await
+        });
         let result = resized.await;
         result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
     }
@@ -217,6 +229,7 @@ impl Core {
     async fn set_size_now(
         self: &Arc<Self>,
         inode: &Arc<Inode>,
+        open: Option<&Open>,
         size: u64,
         only_extend: bool,
     ) -> Result<FileAttr> {
@@ -234,19 +247,25 @@ impl Core {
             };
             let _turn = inode.turn(whole, layout).await;
             self.push(inode).await?;
+            let session = self.session().await?;
             if !right.is_valid() {
                 continue;
+            }
+            if let Some(open) = open {
+                inode.check(open.opened_at)?;
             }
             if only_extend && data_of(inode).is_some_and(|(_, present)| present >= size) {
                 return self.attr_of(inode.id).await;
             }
-            let (mutated, _) = self
-                .mutate(Mutation::SetSize {
-                    inode: inode.id,
-                    size,
-                    modified: true,
-                })
-                .await?;
+            let mutation = Mutation::SetSize {
+                inode: inode.id,
+                size,
+                modified: true,
+            };
+            // Under this session only: with it the right, and perhaps the handle, would be lost.
+            let Some(mutated) = self.mutate_within(&session, mutation).await? else {
+                continue;
+            };
             let Some(attr) = mutated.attr else {
                 return Err(Error::new(
                     ErrorCode::Internal,
@@ -287,13 +306,24 @@ impl Core {
             return Ok(());
         }
         let core = self.clone();
-        let resized = self
-            .data
-            .spawn(async move { core.set_size_now(&open.inode, end, true).await });
+        let resized = self.data.spawn(async move {
+            let resized = core.set_size_now(&open.inode, Some(&open), end, true);
+            resized.await
+        });
         let result = resized.await;
         let result = result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())));
         result.map(|_| ())
     }
+}
+
+fn check_launder(inode: &Inode) -> Result<()> {
+    if inode.state().may_launder() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::SessionEnded,
+        format!("{}: stored into a map under a lease that is lost", inode.id),
+    ))
 }
 
 fn end_of(offset: u64, len: usize) -> Result<u64> {

@@ -16,9 +16,9 @@ use dfs_proto::msg::namespace::{Creator, RenameFlags};
 use dfs_proto::payload::Payload;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -127,7 +127,7 @@ impl Filesystem for Adapter {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -144,8 +144,9 @@ impl Filesystem for Adapter {
             // A truncation sets the time by itself; the kernel says so again.
             modified: time(mtime).filter(|t| size.is_none() || *t != SetTime::Now),
         };
+        let handle = fh.map(|fh| self.file(fh)).transpose();
         let work = async move {
-            let answer = client.setattr(ino, set, size).await?;
+            let answer = client.setattr(ino, handle?.as_ref(), set, size).await?;
             if let Some(size) = size {
                 caches.written_beside(ino, size, u64::MAX - size).await;
             }
@@ -345,11 +346,9 @@ impl Filesystem for Adapter {
         let owner = ids::LockOwner(lock_owner.0);
         // A close by a process lets go of all its byte-range locks on the file. Data and errors
         // need nothing here: each write was answered when it was done.
-        let work = async move {
-            client
-                .release_owner(handle?.inode(), LockSpace::Posix, owner)
-                .await
-        };
+        let release =
+            handle.map(|handle| client.release_owner(handle.inode(), LockSpace::Posix, owner));
+        let work = async move { release?.await };
         self.change(request, reply, work, |reply, ()| reply.ok());
     }
 
@@ -372,12 +371,12 @@ impl Filesystem for Adapter {
         };
         // The last close of an open file description. The kernel doesn't wait for the answer, so
         // the lock goes first and fast.
-        let (client, owner) = (self.client.clone(), ids::LockOwner(owner.0));
+        let owner = ids::LockOwner(owner.0);
+        let release = self
+            .client
+            .release_owner(handle.inode(), LockSpace::Flock, owner);
         self.client.names_runtime().spawn(async move {
-            let released = client
-                .release_owner(handle.inode(), LockSpace::Flock, owner)
-                .await;
-            if let Err(e) = released {
+            if let Err(e) = release.await {
                 log::warn!("{}: its flock is not released: {e}", handle.inode());
             }
             drop(handle);
@@ -551,6 +550,21 @@ impl Filesystem for Adapter {
                 .await
         };
         self.change_data(request, reply, work, |reply, ()| reply.ok());
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        // Not ENOSYS: `isatty` and the like look for this answer.
+        reply.error(Errno::ENOTTY);
     }
 
     // For these two the kernel has a way of its own and remembers to take it.

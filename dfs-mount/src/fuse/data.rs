@@ -103,7 +103,7 @@ impl Adapter {
         size: u32,
         reply: ReplyData,
     ) {
-        let client = self.client.clone();
+        let (client, caches) = (self.client.clone(), self.caches.clone());
         let thread = request.pid();
         self.client.data_runtime().spawn(async move {
             let handle = match handle {
@@ -123,13 +123,25 @@ impl Adapter {
                     None => read(Serve::Normal).await,
                 }
             };
-            match until_interrupted(thread, Ends::Death, work).await {
-                // The right to have read them goes after the answer is out.
-                Ok(Ok(data)) => reply.data(&data),
-                Ok(Err(e)) => reply.error(convert::errno(&e)),
+            let answer = until_interrupted(thread, Ends::Death, work).await;
+            match &answer {
+                Ok(Ok(data)) => reply.data(data),
+                Ok(Err(e)) => reply.error(convert::errno(e)),
                 Err(_) => reply.error(INTERRUPTED),
             }
+            // In this order: the answer is out, the gate leaves the pages out of no recall any
+            // more, and then the right to have read them goes.
+            let fills = cached.is_some();
             drop(cached);
+            if let Ok(Ok(data)) = &answer
+                && fills
+                && !data.is_true()
+            {
+                // It lapsed before the answer was out, and that recall has left these pages out.
+                caches
+                    .written_beside(handle.inode(), offset, u64::from(size))
+                    .await;
+            }
         });
     }
 

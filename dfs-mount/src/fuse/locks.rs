@@ -8,13 +8,15 @@ use super::caller::{self, Ends, LockCall};
 use super::convert;
 use super::interrupt::until_interrupted;
 use super::serve::{Adapter, INTERRUPTED, Refuse};
-use crate::client::{Cancel, LockRequest};
+use crate::client::{Cancel, Client, Handle, LockRequest};
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::LockOwner;
+use dfs_proto::ids::{InodeId, LockOwner};
 use dfs_proto::lock::{LockKind, LockRange, LockSpace};
 use fuser::{FileHandle, ReplyEmpty, ReplyLock, Request};
-use std::sync::Once;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Once};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How long an interrupted caller waits for the directory's word on its lock.
 const CANCEL_WAIT: Duration = Duration::from_millis(50);
@@ -23,11 +25,72 @@ const CANCEL_WAIT: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct LockCalls {
     told: Once,
+    settling: Arc<Settling>,
 }
 
 impl Default for LockCalls {
     fn default() -> Self {
-        Self { told: Once::new() }
+        Self {
+            told: Once::new(),
+            settling: Arc::default(),
+        }
+    }
+}
+
+type Owner = (InodeId, LockSpace, LockOwner);
+
+/// Owners whose interrupted wait has not ended at the directory. Their next lock call waits until
+/// it has: what a late grant brought is given back, and must not take a newer lock along.
+#[derive(Debug, Default)]
+struct Settling(watch::Sender<BTreeSet<Owner>>);
+
+impl Settling {
+    async fn none_of(&self, owner: Owner) {
+        if self.0.borrow().is_empty() {
+            return;
+        }
+        let mut watching = self.0.subscribe();
+        // The sender lives in `self`: an error cannot come.
+        let _ = watching.wait_for(|owners| !owners.contains(&owner)).await;
+    }
+
+    fn begin(self: &Arc<Self>, owner: Owner) -> Settle {
+        self.0.send_modify(|owners| {
+            owners.insert(owner);
+        });
+        Settle {
+            settling: self.clone(),
+            owner,
+        }
+    }
+}
+
+/// One owner's wait that is being ended.
+struct Settle {
+    settling: Arc<Settling>,
+    owner: Owner,
+}
+
+impl Drop for Settle {
+    fn drop(&mut self) {
+        self.settling.0.send_modify(|owners| {
+            owners.remove(&self.owner);
+        });
+    }
+}
+
+/// Removes a lock that was granted although its caller has been told that it was interrupted.
+async fn give_back(client: &Client, handle: &Handle, lock: LockRequest) {
+    let unlock = LockRequest {
+        kind: None,
+        wait: false,
+        ..lock
+    };
+    if let Err(e) = client.set_lock(handle, unlock, &Cancel::default()).await {
+        log::warn!(
+            "{}: a lock of an interrupted wait stays until it is closed: {e}",
+            handle.inode()
+        );
     }
 }
 
@@ -63,7 +126,11 @@ fn to_kernel(kind: LockKind) -> i32 {
 impl Adapter {
     /// The space of the present call. Read before the handler returns, while the caller is
     /// asleep in that very call.
-    fn space(&self, request: &Request) -> LockSpace {
+    fn space(&self, request: &Request, (start, end): (u64, u64)) -> LockSpace {
+        if start != 0 || end < i64::MAX as u64 {
+            // A flock is always of the whole file.
+            return LockSpace::Posix;
+        }
         match caller::lock_call(request.pid()) {
             LockCall::Flock => LockSpace::Flock,
             LockCall::Fcntl => LockSpace::Posix,
@@ -92,7 +159,7 @@ impl Adapter {
         wait: bool,
         reply: ReplyEmpty,
     ) {
-        let space = self.space(request);
+        let space = self.space(request, (start, end));
         let prepared = kind(typ).and_then(|kind| {
             let range = match space {
                 LockSpace::Flock => LockRange::WHOLE,
@@ -112,22 +179,42 @@ impl Adapter {
             ))
         });
         let (client, thread) = (self.client.clone(), request.pid());
+        let settling = self.locks.settling.clone();
         self.client.names_runtime().spawn(async move {
             let (handle, lock) = match prepared {
                 Ok(prepared) => prepared,
                 Err(e) => return reply.refuse(convert::errno(&e)),
             };
+            // A signal that the program handles ends a wait, but no call that doesn't wait.
+            let ends = match lock.wait {
+                true => Ends::AnySignal,
+                false => Ends::Death,
+            };
+            let owner = (handle.inode(), lock.space, lock.owner);
+            let settled = until_interrupted(thread, ends, settling.none_of(owner)).await;
+            if settled.is_err() {
+                return reply.refuse(INTERRUPTED);
+            }
+            let held = client.holds_locks(owner.0, owner.1, owner.2);
             let cancel = Cancel::default();
             let mut work = std::pin::pin!(client.set_lock(&handle, lock, &cancel));
-            let answer = match until_interrupted(thread, Ends::AnySignal, &mut work).await {
+            let answer = match until_interrupted(thread, ends, &mut work).await {
                 Ok(answer) => answer,
                 Err(_) => {
                     // The directory decides: cancelled, or granted in the same moment. Where it
-                    // doesn't answer, the caller goes and the wait is cancelled behind it.
+                    // doesn't answer, the caller goes and the wait ends behind it.
                     cancel.cancel();
                     match tokio::time::timeout(CANCEL_WAIT, &mut work).await {
                         Ok(answer) => answer,
-                        Err(_) => return reply.refuse(INTERRUPTED),
+                        Err(_) => {
+                            let _settle = settling.begin(owner);
+                            reply.refuse(INTERRUPTED);
+                            // What the owner held before would go too; then it keeps both.
+                            if work.await.is_ok() && lock.kind.is_some() && !held {
+                                give_back(&client, &handle, lock).await;
+                            }
+                            return;
+                        }
                     }
                 }
             };

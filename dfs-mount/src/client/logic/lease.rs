@@ -90,7 +90,8 @@ impl LeaseState {
     }
 
     /// Wants to use a lease of at least `kind`. With `unblock` a recall in progress is not
-    /// waited for, as long as the right is held.
+    /// waited for: the right is used as long as it is held, and when it was lost in the recall
+    /// another one is asked for, since the recall waits for this user.
     pub fn enter(&mut self, kind: LeaseKind, unblock: bool) -> Enter {
         if let Some(held) = self.held.filter(|held| held.kind >= kind)
             && (unblock || self.recall.is_none())
@@ -101,7 +102,8 @@ impl LeaseState {
                 held,
             };
         }
-        if self.asking.is_some() || self.recall.is_some() {
+        let recall_waits = unblock && self.held.is_none();
+        if self.asking.is_some() || (self.recall.is_some() && !recall_waits) {
             return Enter::Wait(self.asking);
         }
         self.asks += 1;
@@ -396,6 +398,23 @@ mod tests {
 
         let mut lease = holding(5, Shared);
         assert_eq!(lease.recall(GrantId(6), Some(Shared)), RecallFound::Begin);
+        assert!(lease.flip());
+        assert_eq!(lease.held(), Some(held(6, Shared)));
+    }
+
+    #[test]
+    fn whoever_a_recall_waits_for_asks_anew_when_the_right_is_lost_in_it() {
+        let mut lease = holding(5, Shared);
+        assert_eq!(lease.recall(GrantId(5), None), RecallFound::Begin);
+        assert!(lease.lose_shared());
+        assert_eq!(lease.enter(Shared, false), Enter::Wait(None));
+        assert_eq!(lease.enter(Shared, true), Enter::Ask(2));
+        // The directory goes on asking for the lost one, and hears that it is gone.
+        lease.refuse(GrantId(5), None);
+        assert!(lease.granted(held(6, Shared)));
+        lease.ask_ended(2);
+        assert!(matches!(lease.enter(Shared, true), Enter::Ready { .. }));
+        lease.leave();
         assert!(lease.flip());
         assert_eq!(lease.held(), Some(held(6, Shared)));
     }

@@ -7,6 +7,7 @@ use super::recall::OldRights;
 use super::*;
 use dfs_proto::ids::{ROOT, ServerId};
 use dfs_proto::lock::{LockKind, LockRange, LockSpace};
+use dfs_proto::msg::callback::ConfirmLocks;
 use dfs_proto::msg::session::LeaseKind;
 use fake::{CHUNK_BYTES, Fake};
 use std::sync::Mutex;
@@ -179,12 +180,12 @@ async fn truncation_and_growth_leave_zeros() {
     write(&a, &file_a, WriteAt::Offset(0), &[7; 100_000]).await;
     let set = SetAttr::default();
     let cut = a
-        .setattr(file_a.inode(), set, Some(10))
+        .setattr(file_a.inode(), Some(&file_a), set, Some(10))
         .await
         .expect("cuts");
     assert_eq!(cut.attr.size, 10);
     let file_b = open(&b, "t", READ_WRITE).await;
-    b.setattr(file_b.inode(), set, Some(70_000))
+    b.setattr(file_b.inode(), None, set, Some(70_000))
         .await
         .expect("grows");
     let mut expected = vec![0; 70_000];
@@ -418,8 +419,66 @@ async fn after_a_lost_session_only_harmed_handles_break() {
     assert_eq!(read(&client, &clean, 0, 10).await, b"synced");
     let broken = client.read(&harmed, ReadMode::Normal, 0, 10).await;
     assert_eq!(broken.expect_err("broken").code, ErrorCode::SessionEnded);
+    let cut = client.setattr(harmed.inode(), Some(&harmed), SetAttr::default(), Some(1));
+    assert_eq!(
+        cut.await.expect_err("broken").code,
+        ErrorCode::SessionEnded,
+        "a truncation through the handle must not land"
+    );
     let again = open(&client, "harmed", READ_WRITE).await;
     write(&client, &again, WriteAt::Offset(0), b"goes on").await;
+}
+
+#[tokio::test]
+async fn stores_into_a_map_under_a_lost_lease_bury_nothing() {
+    let fake = Fake::start().await;
+    let (client, _) = mount(&fake).await;
+    let (other, _) = mount(&fake).await;
+    let mapped = create(&client, "mapped", READ_WRITE).await;
+    write(&client, &mapped, WriteAt::Offset(0), b"old").await;
+    client.fsync(&mapped).await.expect("syncs");
+    let stored = |text: &'static [u8]| {
+        let page = Payload::copy_from(text);
+        client.write(&mapped, WriteAt::Offset(0), page, WriteMode::Launder)
+    };
+    assert_eq!(stored(b"map").await, Ok(3));
+    client.fsync(&mapped).await.expect("syncs");
+    let before = client.session().await.expect("a session");
+    fake.end_sessions();
+    eventually("another session", || {
+        let sessions = client.core.session.borrow();
+        sessions.as_ref().is_some_and(|s| s.id != before)
+    })
+    .await;
+    let file = open(&other, "mapped", READ_WRITE).await;
+    write(&other, &file, WriteAt::Offset(0), b"new").await;
+    let late = stored(b"map").await;
+    assert_eq!(late.expect_err("late").code, ErrorCode::SessionEnded);
+    assert_eq!(read(&client, &mapped, 0, 10).await, b"new");
+}
+
+#[tokio::test]
+async fn a_release_counts_from_its_call_on() {
+    let fake = Fake::start().await;
+    let (client, _) = mount(&fake).await;
+    let file = create(&client, "f", READ_WRITE).await;
+    let inode = file.inode();
+    let lock = flock(1, Some(LockKind::Exclusive), false);
+    let locked = client.set_lock(&file, lock, &Cancel::default()).await;
+    assert_eq!(locked, Ok(()));
+    assert!(client.holds_locks(inode, LockSpace::Flock, LockOwner(1)));
+    let release = client.release_owner(inode, LockSpace::Flock, LockOwner(1));
+    let confirm = ConfirmLocks {
+        inode,
+        space: LockSpace::Flock,
+        owners: vec![LockOwner(1)],
+    };
+    let mut confirmed = std::pin::pin!(client.core.locks.releases_done(&confirm));
+    let early = tokio::time::timeout(Duration::from_millis(20), &mut confirmed).await;
+    assert!(early.is_err(), "the release is yet to be sent");
+    release.await.expect("released");
+    confirmed.await;
+    assert!(!client.holds_locks(inode, LockSpace::Flock, LockOwner(1)));
 }
 
 #[tokio::test]

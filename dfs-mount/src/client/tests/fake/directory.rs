@@ -238,6 +238,15 @@ impl Fake {
             Some(LockKind::Exclusive),
             "the fake knows no other"
         );
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if lock(&self.state).unclaimed.is_empty() {
+                break;
+            }
+            changed.await;
+        }
         let mut state = lock(&self.state);
         let me = (session, request.owner);
         let holder = *state.locks.entry(request.inode).or_insert(me);
@@ -332,7 +341,10 @@ impl Fake {
                 .locks
                 .insert(*inode, (held.holder.session, held.holder.owner));
         }
+        state.unclaimed.remove(&request.session);
         state.reclaimed.push(request);
+        drop(state);
+        self.changed.notify_waiters();
         Reclaimed { leases }
     }
 

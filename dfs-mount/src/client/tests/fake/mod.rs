@@ -23,7 +23,7 @@ use dfs_proto::payload::{Payload, block_checksums, verify_checksums};
 use dfs_proto::transport::{Connection, Identity, Incoming, Listener, Role, Service};
 use directory::Directory;
 use servers::Server;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) writes: u64,
     pub(super) recalls: u64,
     pub(super) reclaimed: Vec<Reclaim>,
+    /// Sessions that have not told the present leader what they hold.
+    pub(super) unclaimed: BTreeSet<SessionId>,
     /// Servers that answer reads with damage, or write to no avail.
     pub(super) rotten: Vec<ServerId>,
     /// The next write is applied, but its answer is lost with the connection.
@@ -174,6 +176,7 @@ impl Fake {
         state.holders.clear();
         state.locks.clear();
         state.waiters.clear();
+        state.unclaimed = state.sessions.keys().copied().collect();
         for connection in state.sessions.values().flatten() {
             connection.close("the leader has gone");
         }
