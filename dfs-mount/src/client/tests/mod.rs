@@ -1,6 +1,7 @@
 //! The client against a small cluster in memory, over real connections.
 
 mod fake;
+mod sync;
 
 use super::guard::lock;
 use super::recall::OldRights;

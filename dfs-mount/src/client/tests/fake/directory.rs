@@ -425,6 +425,9 @@ impl State {
                 let start = key.index.0 * u64::from(CHUNK_BYTES);
                 let kept = attr.size.saturating_sub(start) as usize;
                 chunk.bytes.truncate(kept);
+                if kept == 0 {
+                    chunk.version = Version::HOLE;
+                }
                 chunk.generation = attr.generation;
             }
         }

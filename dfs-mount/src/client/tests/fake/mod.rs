@@ -194,6 +194,11 @@ impl Fake {
         }
     }
 
+    /// The servers forget what was written.
+    pub(super) fn lose_chunks(&self) {
+        lock(&self.state).chunks.clear();
+    }
+
     pub(super) fn size(&self, name: &str) -> u64 {
         let state = lock(&self.state);
         let name = FileName::new(name.as_bytes()).expect("a name");

@@ -116,6 +116,16 @@ impl Server {
     fn sync(&self, request: SyncChunks) -> Result<()> {
         let mut state = lock(&self.1.state);
         self.check(&state, request.group, request.epoch)?;
+        for (index, version) in &request.chunks {
+            let key = ChunkKey {
+                inode: request.inode,
+                index: *index,
+            };
+            let held = state.chunks.get(&key).map_or(Version::HOLE, |c| c.version);
+            if held < *version {
+                return Err(ErrorCode::WriteLost.into());
+            }
+        }
         state.synced.push((self.0, request.chunks));
         Ok(())
     }
