@@ -30,6 +30,8 @@ pub(super) struct Core {
     /// Runs the file servers' connections.
     pub(super) data: Runtime,
     pub(super) link: watch::Sender<LinkState>,
+    /// Which address failed last, and why: for whoever gives up.
+    pub(super) last_failure: Mutex<Option<String>>,
     /// The present session; data go on under it while the link is being renewed.
     pub(super) session: watch::Sender<Option<Arc<Session>>>,
     /// Until when (boot time) the right to cache lasts.

@@ -86,6 +86,7 @@ pub(super) async fn run(core: Arc<Core>) {
                 }
                 let address = dialer.addresses[dialer.next].clone();
                 dialer.turn(&error);
+                *super::guard::lock(&core.last_failure) = Some(format!("{address}: {error}"));
                 tokio::select! {
                     () = patience.pause(&address, &error) => {}
                     _ = stopping.wait_for(|stop| *stop) => break,

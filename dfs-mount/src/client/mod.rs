@@ -95,11 +95,12 @@ impl Client {
             Ok(Err(error)) => Err(error),
             Err(_) => {
                 client.core.stopping.send_replace(true);
+                let cause = guard::lock(&client.core.last_failure).take();
                 Err(Error::new(
                     ErrorCode::Disconnected,
                     format!(
-                        "no directory leader answered at {} within {patience:?}; the log says why",
-                        client.core.options.directories.join(", ")
+                        "no directory leader answered within {patience:?}; the last failure: {}",
+                        cause.as_deref().unwrap_or("none")
                     ),
                 ))
             }

@@ -100,6 +100,7 @@ pub(super) fn start(
         servers: Default::default(),
         inodes: Default::default(),
         locks: Default::default(),
+        last_failure: Mutex::new(None),
         unpushed: Mutex::default(),
         stopping: watch::Sender::new(false),
     });
