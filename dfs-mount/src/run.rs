@@ -16,7 +16,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(15);
 /// The FUSE library warns of every request that it doesn't know, such as a program's ioctl; the
 /// caller is told by its errno.
-const DEFAULT_LOG: &str = "info,fuser=error";
+const DEFAULT_LOG: &str = "info";
 /// What the kernel reads ahead: one request of the largest size.
 const READ_AHEAD_KIB: u32 = 1024;
 
@@ -72,8 +72,10 @@ fn background_log(options: &Options, as_root: bool) -> PathBuf {
 }
 
 fn log_to(file: Option<&Path>) {
-    let mut builder =
-        env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(DEFAULT_LOG));
+    let mut builder = env_logger::Builder::from_env(
+        env_logger::Env::default()
+            .default_filter_or(format!("{DEFAULT_LOG},{}", fuse::LIBRARY_LOG)),
+    );
     if let Some(path) = file {
         if let Some(dir) = path.parent() {
             // The open below tells what is wrong.

@@ -33,6 +33,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+/// The library warns of every request that it has no callback for; those are answered, so only its
+/// errors are worth a line.
+pub(crate) const LIBRARY_LOG: &str = "fuser=error";
+
 /// Threads that read requests: they only decode and hand over. On few cores more of them cost
 /// throughput; where there are more, two keep decoding from being the limit.
 #[cfg(target_os = "linux")]
