@@ -14,8 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// At the end: for flushing and ending the session while servers may be away.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(15);
-/// The FUSE library warns of every request that it doesn't know, such as a program's ioctl; the
-/// caller is told by its errno.
+/// What is logged unless the environment says otherwise.
 const DEFAULT_LOG: &str = "info";
 /// What the kernel reads ahead: one request of the largest size.
 const READ_AHEAD_KIB: u32 = 1024;
