@@ -25,7 +25,7 @@ pub struct GroupMember {
 }
 
 /// One epoch of a replica group: what a server adopts.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct GroupConfig {
     pub group: GroupId,
     pub epoch: Epoch,
@@ -75,7 +75,7 @@ impl GroupConfig {
 }
 
 /// A server as the map shows it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ServerEntry {
     pub run: ServerRun,
     /// `HOST:PORT` under which mounts and other servers reach it; resolved at each connect.

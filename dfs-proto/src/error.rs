@@ -171,7 +171,7 @@ impl<'de> Deserialize<'de> for ErrorCode {
 }
 
 /// An error with its context. The message says which node, which file, what to do.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Error {
     pub code: ErrorCode,
     /// A number that belongs to the code (see its description), else 0.

@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 /// First frame of a mount on a connection to a file server: all its requests are of this
 /// session.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct BindSession {
     pub session: SessionId,
 }
 
 /// Reads from an in-sync replica, under a lease.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ReadChunk {
     pub key: ChunkKey,
     pub group: GroupId,
@@ -24,7 +24,7 @@ pub struct ReadChunk {
 
 /// The payload holds the bytes from the offset on; what is missing up to the length asked for
 /// is zeros (a hole, or beyond what was ever written).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ChunkRead {
     /// One crc32c for each block that the payload touches, over the touched part of it; blocks
     /// start at multiples of 4 KiB in the chunk.
@@ -33,7 +33,7 @@ pub struct ChunkRead {
 
 /// Writes through the primary, under an exclusive lease. Exactly once: a session has at most
 /// one unanswered write a chunk, numbered upwards; a repeat carries the same sequence.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct WriteChunk {
     pub key: ChunkKey,
     pub group: GroupId,
@@ -47,7 +47,7 @@ pub struct WriteChunk {
 }
 
 /// All in-sync replicas have it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ChunkWritten {
     pub version: Version,
     pub epoch: Epoch,
@@ -57,7 +57,7 @@ pub struct ChunkWritten {
 /// Names for each chunk that the asking mount wrote the last acknowledged version: a replica that
 /// holds neither it nor a successor answers `WriteLost`. `Version::HOLE` for a chunk that a cut
 /// may have taken since.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct SyncChunks {
     pub inode: InodeId,
     pub group: GroupId,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Adopt these epochs: durably, before the answer; from then on every older one is refused.
 /// A config that does not name this run is not adopted as a member (but its epoch still fences).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct AdoptEpochs {
     pub configs: Vec<GroupConfig>,
     /// Addresses of the members.
@@ -17,7 +17,7 @@ pub struct AdoptEpochs {
     pub fenced: Vec<SessionId>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct EpochsAdopted {
     /// The epoch that each group is at now: the adopted one or a later one.
     pub epochs: Vec<(GroupId, Epoch)>,
@@ -25,12 +25,12 @@ pub struct EpochsAdopted {
 
 /// To the primary, after every in-sync member has adopted: make the members equal. Answered
 /// when they are (for each group the epoch that was equalised); a group that failed is missing.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct EqualiseGroups {
     pub groups: Vec<(GroupId, Epoch)>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct GroupsEqualised {
     pub groups: Vec<(GroupId, Epoch)>,
     /// Members that could not be reached or failed while equalising.
@@ -38,14 +38,14 @@ pub struct GroupsEqualised {
 }
 
 /// These epochs are effective: their members serve.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct EpochsEffective {
     pub groups: Vec<(GroupId, Epoch)>,
 }
 
 /// Make a cut: everything of the inode from byte `from` on is gone, and so is every older
 /// generation. Idempotent. `Generation::FREED` with `from` 0 frees the inode.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct CutInode {
     pub inode: InodeId,
     pub generation: Generation,
@@ -56,25 +56,25 @@ pub struct CutInode {
 }
 
 /// The epoch in which each group made the cut.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct CutMade {
     pub epochs: Vec<(GroupId, Epoch)>,
 }
 
 /// Accept nothing of these sessions any more, and answer when no request of theirs is in
 /// progress: for each group the epoch in which that holds.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct FenceSessions {
     pub sessions: Vec<SessionId>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct SessionsFenced {
     pub epochs: Vec<(GroupId, Epoch)>,
 }
 
 /// Reads and verifies what the server holds of a group, a page at a time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct VerifyChunks {
     pub group: GroupId,
     /// Start after this one.
@@ -82,13 +82,13 @@ pub struct VerifyChunks {
     pub items_max: u32,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct VerifiedPage {
     pub chunks: Vec<VerifiedChunk>,
     pub end: bool,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct VerifiedChunk {
     pub key: ChunkKey,
     pub generation: Generation,

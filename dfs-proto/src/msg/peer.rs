@@ -5,7 +5,7 @@ use crate::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, Sequence, Sessio
 use serde::{Deserialize, Serialize};
 
 /// A write, ordered by the primary, to each in-sync and joining member in parallel.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ForwardWrite {
     pub key: ChunkKey,
     pub group: GroupId,
@@ -25,7 +25,7 @@ pub struct ForwardWrite {
 }
 
 /// The write is applied here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Forwarded {
     /// This member has reached its reserve: the primary accepts no new chunks for a while.
     pub low_on_space: bool,
@@ -33,14 +33,14 @@ pub struct Forwarded {
 
 /// Which chunks of a group may differ since the last epoch that served (R3); asked by the
 /// primary of an epoch that the member has adopted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct GetMarks {
     pub group: GroupId,
     pub epoch: Epoch,
 }
 
 /// Chunks that may differ from what the other members hold.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct GroupMarks {
     /// The member cannot tell (it was restarted, or there are too many): everything is compared.
     pub unknown: bool,
@@ -49,7 +49,7 @@ pub struct GroupMarks {
 
 /// Chunks held of a group with generation and version, ordered, a page at a time; `None` as
 /// version state means the index names a chunk whose file is missing or damaged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ListChunks {
     pub group: GroupId,
     pub epoch: Epoch,
@@ -57,13 +57,13 @@ pub struct ListChunks {
     pub items_max: u32,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ChunkPage {
     pub chunks: Vec<ChunkState>,
     pub end: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ChunkState {
     pub key: ChunkKey,
     pub generation: Generation,
@@ -73,7 +73,7 @@ pub struct ChunkState {
 }
 
 /// What a member holds of some chunks; at most `limits::INVENTORY_PAGE_ITEMS_MAX`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct GetChunkStates {
     pub group: GroupId,
     pub epoch: Epoch,
@@ -81,7 +81,7 @@ pub struct GetChunkStates {
 }
 
 /// Answers are in the order of the keys.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct HeldChunk {
     /// The member's floor of the inode.
     pub floor: Generation,
@@ -90,7 +90,7 @@ pub struct HeldChunk {
 }
 
 /// Generation floors of inodes that were cut, a page at a time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ListFloors {
     pub group: GroupId,
     pub epoch: Epoch,
@@ -98,14 +98,14 @@ pub struct ListFloors {
     pub items_max: u32,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct FloorPage {
     pub floors: Vec<(InodeId, Generation)>,
     pub end: bool,
 }
 
 /// Take these floors over (a joining or equalised member).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct InstallFloors {
     pub group: GroupId,
     pub epoch: Epoch,
@@ -115,7 +115,7 @@ pub struct InstallFloors {
 /// A part of a chunk's content with its version and write records; a hole is an image of
 /// version `Version::HOLE` and length 0. The parts of one version are
 /// asked for in turn; a version that changed in between starts over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct FetchChunk {
     pub key: ChunkKey,
     pub group: GroupId,
@@ -124,7 +124,7 @@ pub struct FetchChunk {
     pub len: u32,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ChunkImage {
     /// The holder's floor of the inode: every cut up to it is made in this image. A receiver
     /// whose own floor is higher refuses the image.
@@ -140,7 +140,7 @@ pub struct ChunkImage {
 /// Replace the receiver's copy by the primary's: the parts in order, the last one completes it
 /// and makes it visible, with version and write records, atomically. With `hole` the chunk is
 /// removed. Refused unless the receiver's epoch is the request's and the sender its primary.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct InstallChunk {
     pub key: ChunkKey,
     pub group: GroupId,
@@ -152,7 +152,7 @@ pub struct InstallChunk {
 }
 
 /// The last write of a session that was applied to a chunk: what a repeat is answered from (R8).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct WriteRecord {
     pub session: SessionId,
     pub sequence: Sequence,
@@ -160,7 +160,7 @@ pub struct WriteRecord {
 }
 
 /// What was installed in a group is to be on disk when this is answered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct SyncGroup {
     pub group: GroupId,
     pub epoch: Epoch,
@@ -168,7 +168,7 @@ pub struct SyncGroup {
 
 /// Tells a member how far the group's writes are on all in-sync members, when no forwarded
 /// write does.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Committed {
     pub groups: Vec<(GroupId, Epoch, u64)>,
 }

@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 const FENCE_TASKS_MAX: usize = 1024;
 
 /// An `AdoptEpochs` that is not answered yet.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Adoption {
     caller: Caller,
     groups: Vec<GroupId>,
@@ -32,7 +32,7 @@ pub(super) struct Adoption {
 }
 
 /// A `FenceSessions` that is not answered yet.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct FenceTask {
     caller: Caller,
     sessions: BTreeSet<SessionId>,

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 const WAITING_MAX: usize = 16;
 
 /// The cuts of one inode that wait or are made. While it exists, no write of the inode starts.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub(super) struct CutGate {
     waiting: VecDeque<(Caller, CutInode)>,
     running: Option<(Caller, CutInode)>,

@@ -27,7 +27,7 @@ const PAGE: usize = 1024;
 const BATCH: usize = 64;
 
 /// An `EqualiseGroups` that is not answered yet.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct EqualiseBatch {
     caller: Caller,
     pending: BTreeSet<GroupId>,
@@ -36,7 +36,7 @@ pub(super) struct EqualiseBatch {
 }
 
 /// What the equalising of a group is at.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 enum Step {
     /// Asking for marks; who has not answered.
     Marks(BTreeSet<ServerId>),
@@ -53,7 +53,7 @@ enum Step {
 }
 
 /// The equalising of one group in one epoch.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Equaliser {
     others: Vec<ServerRun>,
     step: Step,

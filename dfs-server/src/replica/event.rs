@@ -31,7 +31,7 @@ pub struct Caller(pub u64);
 pub struct Token(pub u64);
 
 /// Who sent a request, as the connection it came on proves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Sender {
     Mount,
     /// A run of a file server. Runs draw random numbers, so the number alone names it.
@@ -40,7 +40,7 @@ pub enum Sender {
 }
 
 /// Everything that the core can be asked, and that it asks other servers.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Request {
     Read(ReadChunk),
     Write(WriteChunk),
@@ -63,7 +63,7 @@ pub enum Request {
 }
 
 /// The answer of a request that succeeded.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Response {
     Read(ChunkRead),
     Written(ChunkWritten),
@@ -82,7 +82,7 @@ pub enum Response {
 }
 
 /// What happened.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Event {
     Request {
         from: Sender,
@@ -106,7 +106,7 @@ pub enum Event {
 }
 
 /// What is to be done.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Action {
     Answer {
         caller: Caller,
@@ -140,7 +140,7 @@ pub enum Action {
 }
 
 /// Work of the chunk store.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum DiskOp {
     Read {
         key: ChunkKey,
@@ -210,7 +210,7 @@ pub enum DiskOp {
 }
 
 /// What a disk operation gave.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum DiskDone {
     Done,
     Read(ChunkRead, Payload),

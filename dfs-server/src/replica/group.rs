@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How far the present epoch has come on this server.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) enum Stage {
     /// Known, older ones are refused already, but not durable yet.
     Adopting,
@@ -19,7 +19,7 @@ pub(super) enum Stage {
 }
 
 /// This run's part in the present epoch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Role {
     Primary,
     Backup,
@@ -32,7 +32,7 @@ pub(super) enum Role {
 const MARKS_MAX: usize = 20_000;
 
 /// Chunks that may differ between members since the last epoch that served (R3).
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub(super) struct Marks {
     /// Writes applied here that may not be on all in-sync members.
     uncommitted: BTreeMap<Version, ChunkKey>,
@@ -110,7 +110,7 @@ impl Marks {
 }
 
 /// A replica group on this server.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Group {
     pub(super) config: GroupConfig,
     pub(super) stage: Stage,

@@ -49,7 +49,7 @@ enum Phase {
 }
 
 /// A joining member as its primary sees it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Join {
     pub(super) run: ServerRun,
     attempt: u64,
@@ -63,6 +63,23 @@ impl Join {
     /// Whether it receives the writes.
     pub(super) fn in_set(&self) -> bool {
         !matches!(self.phase, Phase::Broken(_))
+    }
+
+    pub(super) fn attempt(&self) -> u64 {
+        self.attempt
+    }
+
+    /// Everything but times and the attempt's number.
+    pub(super) fn lasting(&self) -> impl std::hash::Hash + '_ {
+        let phase = match self.phase {
+            Phase::Floors(after) => (0, after, None, false),
+            Phase::Compare(after, asked) => (1, None, after, asked),
+            Phase::Copy => (2, None, None, false),
+            Phase::Sync => (3, None, None, false),
+            Phase::Proposed(_) => (4, None, None, false),
+            Phase::Broken(_) => (5, None, None, false),
+        };
+        (phase, &self.differing, &self.copying)
     }
 
     fn is_proposed(&self) -> bool {

@@ -21,13 +21,13 @@ pub(super) const LANE_BYTES_MAX: usize = 256 << 20;
 /// Callers that may wait for one write (repeats on new connections).
 pub(super) const REPEATS_MAX: usize = 16;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Lane {
     pub(super) current: Option<Op>,
     pub(super) queue: VecDeque<Op>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Op {
     /// A mount's write, on the primary.
     Write(WriteOp),
@@ -41,7 +41,7 @@ pub(super) enum Op {
     Draining { group: GroupId },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct WriteOp {
     pub(super) callers: Vec<Caller>,
     pub(super) request: WriteChunk,
@@ -50,7 +50,7 @@ pub(super) struct WriteOp {
 }
 
 /// A write that has its version.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Started {
     pub(super) forward: ForwardWrite,
     pub(super) local: Local,
@@ -60,7 +60,7 @@ pub(super) struct Started {
     pub(super) applied: Vec<ServerRun>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Local {
     Writing,
     Done,
@@ -72,13 +72,13 @@ pub(super) enum Local {
     Failed,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Wait {
     pub(super) run: ServerRun,
     pub(super) state: WaitState,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum WaitState {
     Forwarded,
     /// Its copy does not fit: it gets the primary's as soon as that is written.
@@ -92,21 +92,21 @@ pub(super) enum WaitState {
     },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct ApplyOp {
     pub(super) caller: Caller,
     pub(super) request: ForwardWrite,
     pub(super) payload: Payload,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct InstallOp {
     pub(super) caller: Caller,
     pub(super) request: InstallChunk,
     pub(super) payload: Payload,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct CopyOp {
     pub(super) group: GroupId,
     pub(super) epoch: Epoch,
@@ -123,7 +123,7 @@ pub(super) struct CopyOp {
     pub(super) failed: Vec<(ServerRun, dfs_proto::error::Error)>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Purpose {
     Equalise,
     Join(ServerId),

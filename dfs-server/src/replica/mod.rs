@@ -16,6 +16,7 @@
 //! | `transfer` | copying one chunk between two members |
 //! | `equalise` | making the members of a new epoch equal |
 //! | `join` | bringing a joining member up to date |
+//! | `fingerprint` | telling states apart, for the exploration |
 //!
 //! The rules (R1-R11) are described in `docs/replication.md`.
 
@@ -24,6 +25,7 @@ mod backup;
 mod cut;
 mod equalise;
 mod event;
+mod fingerprint;
 mod gate;
 mod group;
 mod holdings;
@@ -61,7 +63,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 const REPORT_AFTER: Duration = Duration::from_millis(500);
 
 /// What to do when a disk operation ends.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 enum DiskFor {
     Read {
         caller: Caller,
@@ -108,7 +110,7 @@ enum DiskFor {
     },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct PendingDisk {
     what: DiskFor,
     /// The group whose adoption waits for it.
@@ -167,7 +169,7 @@ pub struct GroupView {
 }
 
 /// The state of all replica groups of one run of a file server.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ReplicaCore {
     me: Incarnation,
     planted: Planted,

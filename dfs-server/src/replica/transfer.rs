@@ -20,7 +20,7 @@ const PART_DEADLINE: Duration = Duration::from_secs(3);
 /// Times that a chunk may change under a pull before it is given up.
 const RESTARTS_MAX: u32 = 3;
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Transfer {
     pub(super) key: ChunkKey,
     pub(super) group: GroupId,
