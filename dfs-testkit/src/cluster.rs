@@ -61,6 +61,11 @@ impl Cluster {
 
     /// A cluster with these options of `scripts/cluster up`.
     pub fn up(options: &[&str]) -> Self {
+        Self::up_on(options, |_| {})
+    }
+
+    /// The same; `prepare` is given the cluster's dir before anything starts in it.
+    pub fn up_on(options: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         let home = tempfile::Builder::new()
             .prefix("dfs-test-")
             .tempdir()
@@ -69,6 +74,7 @@ impl Cluster {
             dir: home.path().join("cluster"),
             _home: home,
         };
+        prepare(&cluster.dir);
         run(cluster.script("up").args(options));
         cluster
     }
@@ -119,7 +125,24 @@ impl Cluster {
         run(self.script(verb).arg(node));
     }
 
+    /// Drops what `from` sends to `to`, in an isolated cluster. Both may be kinds: `servers`,
+    /// `mounts`, `directories`.
+    pub fn cut(&self, from: &str, to: &str) {
+        run(self.script("cut").args([from, to]));
+    }
+
+    /// Ends all cuts.
+    pub fn heal(&self) {
+        run(&mut self.script("heal"));
+    }
+
     pub fn ctl(&self, arguments: &[&str]) -> Command {
+        if self.dir.join("secret").exists() {
+            // Isolated: the script knows from where the directory can be reached.
+            let mut command = self.script("ctl");
+            command.args(arguments);
+            return command;
+        }
         let mut command = Command::new(binary("dfsctl"));
         command
             .arg("--directory")
