@@ -2,6 +2,7 @@
 
 pub mod admin_api;
 pub mod config;
+pub mod governor;
 pub mod lease;
 pub mod mount_api;
 pub mod namespace;

@@ -76,11 +76,12 @@ const CRATES: [&str; 4] = [
 ];
 
 /// Modules that decide, without clock, disk, network or chance: what the simulation runs.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "dfs-directory/src/state",
     "dfs-directory/src/namespace",
     "dfs-directory/src/session",
     "dfs-directory/src/placement",
+    "dfs-directory/src/governor",
     "dfs-directory/src/lease",
     "dfs-server/src/replica",
     "dfs-mount/src/client/logic",

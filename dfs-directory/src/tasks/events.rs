@@ -1,8 +1,7 @@
-//! What reaches the governor: from file servers, and from the calls that it made.
+//! What file servers and the other tasks say to the governor's task.
 
+use crate::governor::{self, Reply};
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun};
-use dfs_proto::msg::control::{EpochsAdopted, GroupsEqualised};
 use dfs_proto::msg::registry::{
     ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, ServerRegistered,
 };
@@ -12,67 +11,35 @@ use tokio::sync::{mpsc, oneshot};
 /// Events that may wait for the governor; senders wait beyond that.
 pub(super) const EVENTS_MAX: usize = 1024;
 
-/// A call that the governor made to a server.
-#[derive(Debug)]
-pub(super) struct Called {
-    pub(super) run: ServerRun,
-    /// Id of the connection on which it was made.
-    pub(super) connection: u64,
-    pub(super) asked: Vec<(GroupId, Epoch)>,
-}
-
 #[derive(Debug)]
 pub(super) enum Event {
     Register {
         connection: Connection,
         request: RegisterServer,
-        reply: oneshot::Sender<Result<ServerRegistered>>,
+        reply: oneshot::Sender<Reply>,
     },
     Heartbeat {
         connection: u64,
         request: ServerHeartbeat,
-        reply: oneshot::Sender<Result<()>>,
+        reply: oneshot::Sender<Reply>,
     },
-    Closed {
-        connection: u64,
-    },
-    /// Time has passed for something.
-    Look,
-    Suspect(ReportSuspect),
     Propose {
         request: ProposeInSync,
-        reply: oneshot::Sender<Result<()>>,
+        reply: oneshot::Sender<Reply>,
     },
-    /// A server gives signs of life but did not acknowledge what it must: it leaves its groups.
-    Unanswered {
-        server: ServerId,
-        run: ServerRun,
-    },
-    /// A joining server does not do what its groups need: it is left aside for a while.
-    Unable {
-        server: ServerId,
-    },
-    Adopted(Called, Result<EpochsAdopted>),
-    Equalised(Called, Result<GroupsEqualised>),
-    Told(Called, Result<()>),
+    /// What nobody waits for an answer to.
+    Said(governor::Event),
 }
 
 impl Event {
     /// Answers what wants an answer: this member does not lead.
     pub(super) fn refuse(self, error: Error) {
         match self {
-            Self::Register { reply, .. } => drop(reply.send(Err(error))),
+            Self::Register { reply, .. } => drop(reply.send(Reply::Registered(Err(error)))),
             Self::Heartbeat { reply, .. } | Self::Propose { reply, .. } => {
-                drop(reply.send(Err(error)));
+                drop(reply.send(Reply::Done(Err(error))));
             }
-            Self::Closed { .. }
-            | Self::Look
-            | Self::Suspect(_)
-            | Self::Unanswered { .. }
-            | Self::Unable { .. }
-            | Self::Adopted(..)
-            | Self::Equalised(..)
-            | Self::Told(..) => {}
+            Self::Said(_) => {}
         }
     }
 }
@@ -88,43 +55,62 @@ impl ServerEvents {
         connection: Connection,
         request: RegisterServer,
     ) -> Result<ServerRegistered> {
-        self.ask(|reply| Event::Register {
-            connection,
-            request,
-            reply,
-        })
-        .await
+        let reply = self
+            .ask(|reply| Event::Register {
+                connection,
+                request,
+                reply,
+            })
+            .await?;
+        match reply {
+            Reply::Registered(answer) => answer,
+            Reply::Done(answer) => Err(unfitting(answer)),
+        }
     }
 
     /// A sign of life. `NotRegistered` when this connection has not registered that run.
     pub async fn heartbeat(&self, connection: u64, request: ServerHeartbeat) -> Result<()> {
-        self.ask(|reply| Event::Heartbeat {
-            connection,
-            request,
-            reply,
-        })
-        .await
+        let reply = self
+            .ask(|reply| Event::Heartbeat {
+                connection,
+                request,
+                reply,
+            })
+            .await?;
+        done(reply)
     }
 
     /// A member does not answer another one.
     pub async fn suspect(&self, report: ReportSuspect) -> Result<()> {
-        self.0
-            .send(Event::Suspect(report))
-            .await
-            .map_err(|_| stopping())
+        let event = Event::Said(governor::Event::Suspect(report));
+        self.0.send(event).await.map_err(|_| stopping())
     }
 
     /// A joining member is up to date. Answered when the epoch that says so is logged;
     /// `WrongEpoch` (with the group's last epoch) if it was not.
     pub async fn propose(&self, request: ProposeInSync) -> Result<()> {
-        self.ask(|reply| Event::Propose { request, reply }).await
+        done(self.ask(|reply| Event::Propose { request, reply }).await?)
     }
 
-    async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<Result<T>>) -> Event) -> Result<T> {
+    async fn ask(&self, event: impl FnOnce(oneshot::Sender<Reply>) -> Event) -> Result<Reply> {
         let (reply, answer) = oneshot::channel();
         self.0.send(event(reply)).await.map_err(|_| stopping())?;
-        answer.await.map_err(|_| deposed())?
+        answer.await.map_err(|_| deposed())
     }
+}
+
+fn done(reply: Reply) -> Result<()> {
+    match reply {
+        Reply::Done(answer) => answer,
+        Reply::Registered(answer) => Err(unfitting(answer)),
+    }
+}
+
+fn unfitting(answer: impl std::fmt::Debug) -> Error {
+    Error::new(
+        ErrorCode::Internal,
+        format!("an answer to something else: {answer:?}"),
+    )
 }
 
 pub(super) fn stopping() -> Error {
@@ -134,4 +120,12 @@ pub(super) fn stopping() -> Error {
 /// Who was to answer has ended with this member's lead.
 pub(super) fn deposed() -> Error {
     Error::new(ErrorCode::NotLeader, "this member has lost the lead")
+}
+
+/// Whether a failed change or read means that this member does not lead any more, or never will.
+pub(super) fn ends_reign(e: &Error) -> bool {
+    matches!(
+        e.code,
+        ErrorCode::NotLeader | ErrorCode::StorageFailed | ErrorCode::ShuttingDown
+    )
 }

@@ -1,41 +1,24 @@
-//! Fences ended sessions: no file server accepts anything of them any more, and nothing of them
-//! is in progress.
-//!
-//! A group is done when it serves and every in-sync member of its epoch has acknowledged in that
-//! epoch. A group of which nobody serves is waited for: its servers may be cut off from the
-//! directory only, and still take a write of that session. Epochs made meanwhile carry the fence
-//! list in their adoption, and are asked again.
+//! Runs the fences (`crate::governor::fences`) while this member leads.
 
 use super::events::{Event, stopping};
 use super::handle::FenceWait;
 use super::view::{View, now};
+use crate::governor::fences::{FENCE_DEADLINE, FenceAction, FenceEvent, Fences, REMEMBERED_MAX};
+use crate::governor::{self, Ticket};
 use crate::raft::RaftHandle;
 use crate::session::{self, SessionCommand, SessionPhase};
 use crate::state::Change;
-use dfs_proto::error::{ErrorCode, Result};
-use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun, SessionId};
-use dfs_proto::msg::control::{FenceSessions, SessionsFenced};
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::SessionId;
 use dfs_proto::payload::Payload;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-/// A server that gives signs of life but does not acknowledge a fence for this long leaves its
-/// groups, even below `min_in_sync`: the locks of the dead are worth more than writes that wait.
-const FENCE_DEADLINE: Duration = Duration::from_millis(3_000);
-
-/// Between two rounds that changed nothing.
-const RETRY: Duration = Duration::from_millis(20);
-
-/// Sessions in one request.
-const BATCH_MAX: usize = 256;
-
-/// Ended sessions that file servers are told to refuse; of more than these the oldest are
-/// forgotten. A mount that was paused for as long knows epochs that are no more, and a session
-/// that the directory does not know.
-const REMEMBERED_MAX: usize = 1_000;
+/// Nothing is to be done again: the next event is waited for.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// Lets the oldest fence entries go.
 async fn forget(raft: &RaftHandle) -> Result<()> {
@@ -54,49 +37,15 @@ async fn forget(raft: &RaftHandle) -> Result<()> {
     Ok(())
 }
 
-/// Which sessions are not fenced everywhere yet; pure.
-#[derive(Debug, Default)]
-struct Fences {
-    acked: BTreeMap<SessionId, BTreeMap<(GroupId, ServerRun), Epoch>>,
+struct Driver {
+    raft: RaftHandle,
+    events: mpsc::Sender<Event>,
+    core: Fences,
+    waits: BTreeMap<Ticket, oneshot::Sender<Result<()>>>,
+    tickets: u64,
+    calls: JoinSet<FenceEvent>,
+    forgetting: JoinSet<()>,
 }
-
-impl Fences {
-    /// The in-sync members that have not acknowledged, and whether any group is not done.
-    fn missing(&self, session: SessionId, view: &View) -> (BTreeSet<ServerRun>, bool) {
-        let acked = self.acked.get(&session);
-        let mut missing = BTreeSet::new();
-        let mut open = false;
-        for (group, record) in &view.placed.groups {
-            if !record.is_effective() {
-                open = true;
-                continue;
-            }
-            let epoch = record.config.epoch;
-            for run in record.config.in_sync() {
-                if acked.and_then(|a| a.get(&(*group, run))) != Some(&epoch) {
-                    missing.insert(run);
-                    open = true;
-                }
-            }
-        }
-        (missing, open)
-    }
-
-    fn acknowledged(&mut self, run: ServerRun, asked: &[SessionId], answer: &SessionsFenced) {
-        for session in asked {
-            if let Some(acked) = self.acked.get_mut(session) {
-                acked.extend(
-                    answer
-                        .epochs
-                        .iter()
-                        .map(|(group, epoch)| ((*group, run), *epoch)),
-                );
-            }
-        }
-    }
-}
-
-type Answer = (ServerRun, Vec<SessionId>, Result<SessionsFenced>);
 
 /// Works while this member leads.
 pub(super) async fn run(
@@ -104,87 +53,110 @@ pub(super) async fn run(
     waits: &mut mpsc::Receiver<FenceWait>,
     mut view: watch::Receiver<Arc<View>>,
     events: mpsc::Sender<Event>,
-) -> dfs_proto::error::Error {
-    let mut fences = Fences::default();
-    let mut waiters: BTreeMap<SessionId, Vec<oneshot::Sender<Result<()>>>> = BTreeMap::new();
-    let mut calls: JoinSet<Answer> = JoinSet::new();
-    let mut busy: BTreeSet<ServerId> = BTreeSet::new();
-    // A server that was just asked is not asked again at once: it may be between two epochs.
-    let mut rest: BTreeMap<ServerId, Duration> = BTreeMap::new();
-    let mut ended = false;
+) -> Error {
+    let mut driver = Driver {
+        raft,
+        events,
+        core: Fences::default(),
+        waits: BTreeMap::new(),
+        tickets: 0,
+        calls: JoinSet::new(),
+        forgetting: JoinSet::new(),
+    };
     loop {
-        let pause = if waiters.is_empty() {
-            Duration::from_secs(3600)
-        } else {
-            RETRY
-        };
+        let present = view.borrow_and_update().clone();
+        driver.step(&present).await;
+        let wake = driver.core.wake_at(now());
+        let pause = wake.map_or(IDLE, |at| at.saturating_sub(now()));
         tokio::select! {
-            wait = waits.recv() => {
-                let Some(FenceWait { session, done }) = wait else { return stopping() };
-                fences.acked.entry(session).or_default();
-                waiters.entry(session).or_default().push(done);
-            }
-            changed = view.changed(), if !waiters.is_empty() => {
-                if changed.is_err() {
-                    return stopping();
-                }
-            }
-            Some(joined) = calls.join_next(), if !calls.is_empty() => {
-                let Ok((run, asked, answer)) = joined else { continue };
-                busy.remove(&run.server);
-                rest.insert(run.server, now() + RETRY);
-                match answer {
-                    Ok(answer) => fences.acknowledged(run, &asked, &answer),
-                    Err(e) if e.code == ErrorCode::DeadlineExceeded => {
-                        log::warn!("{run} did not fence {} sessions: {e}", asked.len());
-                        let _ = events.send(Event::Unanswered { server: run.server, run }).await;
-                    }
-                    Err(e) if e.code == ErrorCode::Disconnected => {}
-                    Err(e) => log::warn!("{run} did not fence {} sessions: {e}", asked.len()),
+            wait = waits.recv() => match wait {
+                Some(wait) => driver.wait(wait),
+                None => return stopping(),
+            },
+            changed = view.changed() => if changed.is_err() {
+                return stopping();
+            },
+            Some(joined) = driver.calls.join_next(), if !driver.calls.is_empty() => {
+                match joined {
+                    Ok(event) => driver.take(event).await,
+                    Err(e) => return Error::new(
+                        ErrorCode::Internal,
+                        format!("a call to fence was lost: {e}"),
+                    ),
                 }
             }
             () = tokio::time::sleep(pause) => {}
         }
-        rest.retain(|_, until| *until > now());
-        let present = view.borrow_and_update().clone();
-        let mut wanted: BTreeMap<ServerRun, Vec<SessionId>> = BTreeMap::new();
-        waiters.retain(|session, waiting| {
-            let (missing, open) = fences.missing(*session, &present);
-            for run in missing {
-                wanted.entry(run).or_default().push(*session);
+    }
+}
+
+impl Driver {
+    fn wait(&mut self, wait: FenceWait) {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.waits.insert(ticket, wait.done);
+        let session = wait.session;
+        // No action comes of it before the next step.
+        self.core.take(now(), FenceEvent::Wait { session, ticket });
+    }
+
+    async fn take(&mut self, event: FenceEvent) {
+        for action in self.core.take(now(), event) {
+            if let FenceAction::Unanswered(run) = action {
+                self.unanswered(run).await;
             }
-            if !open {
-                fences.acked.remove(session);
-                for done in waiting.drain(..) {
-                    let _ = done.send(Ok(()));
+        }
+    }
+
+    async fn unanswered(&self, run: dfs_proto::ids::ServerRun) {
+        let event = Event::Said(governor::Event::Unanswered { run });
+        // The receiver ends with the process only.
+        let _ = self.events.send(event).await;
+    }
+
+    async fn step(&mut self, view: &View) {
+        for action in self.core.step(now(), &view.placed, &view.known()) {
+            match action {
+                FenceAction::Call { link, request } => {
+                    let connection = view.connection(link);
+                    self.calls.spawn(async move {
+                        let answer = match connection {
+                            Some(connection) => connection
+                                .call(&request, Payload::default(), FENCE_DEADLINE)
+                                .await
+                                .map(|(answer, _)| answer),
+                            None => Err(ErrorCode::Disconnected.into()),
+                        };
+                        FenceEvent::Answered {
+                            run: link.run,
+                            link: link.link,
+                            asked: request.sessions,
+                            answer,
+                        }
+                    });
                 }
+                FenceAction::Done(ticket) => {
+                    if let Some(done) = self.waits.remove(&ticket) {
+                        let _ = done.send(Ok(()));
+                    }
+                }
+                FenceAction::Unanswered(run) => self.unanswered(run).await,
+                FenceAction::Forget => self.forget(),
             }
-            ended |= !open;
-            open
+        }
+    }
+
+    /// Not in the way of the next fence; one at a time is enough.
+    fn forget(&mut self) {
+        while self.forgetting.try_join_next().is_some() {}
+        if !self.forgetting.is_empty() {
+            return;
+        }
+        let raft = self.raft.clone();
+        self.forgetting.spawn(async move {
+            if let Err(e) = forget(&raft).await {
+                log::warn!("old fence entries were not forgotten: {e}");
+            }
         });
-        if std::mem::take(&mut ended)
-            && let Err(e) = forget(&raft).await
-        {
-            log::warn!("old fence entries were not forgotten: {e}");
-        }
-        for (run, mut sessions) in wanted {
-            let link = present
-                .links
-                .get(&run.server)
-                .filter(|link| link.run == run);
-            let Some(link) = link else { continue };
-            if rest.contains_key(&run.server) || !busy.insert(run.server) {
-                continue;
-            }
-            sessions.truncate(BATCH_MAX);
-            let connection = link.connection.clone();
-            calls.spawn(async move {
-                let request = FenceSessions { sessions };
-                let answer = connection
-                    .call(&request, Payload::default(), FENCE_DEADLINE)
-                    .await;
-                (run, request.sessions, answer.map(|(answer, _)| answer))
-            });
-        }
     }
 }

@@ -1,37 +1,23 @@
-//! Gives groups their epochs: the one task that decides about servers and groups while this
-//! member leads. What it decides is `placement`'s; here is when, with what knowledge, and that
-//! it is logged before anything is done.
+//! Runs the governor (`crate::governor`) while this member leads: hands it what happens with the
+//! time, and does what it says - logs, calls, answers, publishes.
 
-use super::drive::{Drive, Findings};
-use super::events::Event;
-use super::registry::{LINGER, Registry};
-use super::view::{Link, Signs, View, now};
-use crate::placement::transition::{self, Servers};
-use crate::placement::{self, Placed, PlacementCommand, PlacementOutcome};
+use super::events::{Event, ends_reign, stopping};
+use super::view::{Link, Links, View, now};
+use crate::governor::{self, Action, Answer, Call, Called, Governor, LinkId, Pace, Signs, Ticket};
+use crate::placement::{Placed, PlacementCommand};
 use crate::raft::RaftHandle;
 use crate::state::{Change, Outcome};
 use dfs_proto::attr::StatFs;
-use dfs_proto::cluster::{ClusterMap, GroupConfig};
+use dfs_proto::cluster::ClusterMap;
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun};
-use dfs_proto::msg::registry::{ProposeInSync, RegisterServer, ServerRegistered};
-use dfs_proto::timing::RETURN_WAIT;
+use dfs_proto::msg::Request;
+use dfs_proto::payload::Payload;
 use dfs_proto::transport::Connection;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-
-/// Silence, waits and retries are looked at this often.
-const TICK: Duration = Duration::from_millis(50);
-
-/// Groups get their first members when enough servers are there and no other one has come for
-/// this long: servers are usually started together, and all of them are to have a share.
-const PLACE_AFTER: Duration = Duration::from_millis(300);
-
-/// After this long without a change, groups whose primary is not the preferred one get it back,
-/// so that a server that was away has its share of the work again.
-const QUIET: Duration = Duration::from_secs(10);
+use tokio::task::JoinSet;
 
 /// Where the governor publishes what it knows.
 #[derive(Debug)]
@@ -42,424 +28,243 @@ pub(super) struct Outlets {
     pub(super) signs: watch::Sender<Signs>,
 }
 
-pub(super) struct Governor<'a> {
+/// What a piece of work of this task has come to: an event, or the end of the reign.
+type Came = std::result::Result<governor::Event, Error>;
+
+pub(super) struct Driver<'a> {
     raft: RaftHandle,
-    sender: mpsc::Sender<Event>,
     outlets: &'a Outlets,
-    placed: Arc<Placed>,
-    registry: Registry,
-    drive: Drive,
-    pending: Vec<(GroupId, transition::Event)>,
-    proposals: Vec<(ProposeInSync, oneshot::Sender<Result<()>>)>,
-    /// Groups without a primary of which somebody is back: until when the others are waited for.
-    returns: BTreeMap<GroupId, Duration>,
-    links_changed: bool,
-    /// The last time that anything about groups was logged.
-    changed: Duration,
+    core: Governor,
+    /// The connections of the governor's links.
+    connections: BTreeMap<LinkId, Connection>,
+    replies: BTreeMap<Ticket, oneshot::Sender<governor::Reply>>,
+    tickets: u64,
+    /// Calls, changes on their way to the log, watches over connections; they end with this.
+    work: JoinSet<Came>,
 }
 
-impl<'a> Governor<'a> {
+impl<'a> Driver<'a> {
     /// Reads what is logged and begins.
-    pub(super) async fn begin(
-        raft: RaftHandle,
-        sender: mpsc::Sender<Event>,
-        outlets: &'a Outlets,
-    ) -> Result<Self> {
-        let mut new = Self {
+    pub(super) async fn begin(raft: RaftHandle, outlets: &'a Outlets) -> Result<Self> {
+        let placed = Arc::new(raft.read(Placed::load).await?);
+        Ok(Self {
             raft,
-            sender,
             outlets,
-            placed: Arc::default(),
-            registry: Registry::new(now()),
-            drive: Drive::default(),
-            pending: Vec::new(),
-            proposals: Vec::new(),
-            returns: BTreeMap::new(),
-            links_changed: true,
-            changed: now(),
-        };
-        new.reload().await?;
-        new.publish();
-        Ok(new)
+            core: Governor::new(Pace::default(), placed, now()),
+            connections: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            tickets: 0,
+            work: JoinSet::new(),
+        })
     }
 
     /// Works until this member does not lead any more, or its log fails; returns why.
     pub(super) async fn run(mut self, events: &mut mpsc::Receiver<Event>) -> Error {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            self.step();
+            let pause = self.core.wake_at(now()).saturating_sub(now());
             tokio::select! {
                 event = events.recv() => match event {
-                    Some(event) => self.take(event).await,
-                    None => return super::events::stopping(),
+                    Some(event) => self.take(event),
+                    None => return stopping(),
                 },
-                _ = tick.tick() => {}
-            }
-            while let Ok(event) = events.try_recv() {
-                self.take(event).await;
-            }
-            if let Err(e) = self.step().await {
-                match e.code {
-                    ErrorCode::NotLeader | ErrorCode::StorageFailed | ErrorCode::ShuttingDown => {
+                Some(came) = self.work.join_next(), if !self.work.is_empty() => {
+                    if let Err(e) = self.came(came) {
                         return e;
                     }
-                    _ => log::warn!("a change of groups was not logged, again: {e}"),
                 }
-                // Its outcome is unknown, so what follows is decided on what is really there.
-                if let Err(e) = self.reload().await {
+                () = tokio::time::sleep(pause) => {}
+            }
+            // What came meanwhile is decided on together.
+            while let Ok(event) = events.try_recv() {
+                self.take(event);
+            }
+            while let Some(came) = self.work.try_join_next() {
+                if let Err(e) = self.came(came) {
                     return e;
                 }
             }
         }
     }
 
-    async fn take(&mut self, event: Event) {
-        match event {
+    fn came(&mut self, came: std::result::Result<Came, tokio::task::JoinError>) -> Result<()> {
+        let event = match came {
+            Ok(came) => came?,
+            // A lost call or change would be waited for, for ever.
+            Err(e) => {
+                return Err(Error::new(
+                    ErrorCode::Internal,
+                    format!("a part of the governor's work was lost: {e}"),
+                ));
+            }
+        };
+        if let governor::Event::Closed { link } = &event {
+            self.connections.remove(link);
+        }
+        self.core.take(now(), event);
+        Ok(())
+    }
+
+    fn ticket(&mut self, reply: oneshot::Sender<governor::Reply>) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.replies.insert(ticket, reply);
+        ticket
+    }
+
+    fn take(&mut self, event: Event) {
+        let event = match event {
             Event::Register {
                 connection,
                 request,
                 reply,
             } => {
-                let answer = self.register(connection, request).await;
-                if let Err(e) = &answer {
-                    log::warn!("a file server was not registered: {e}");
+                let link = LinkId(connection.id());
+                let ticket = self.ticket(reply);
+                let watched = connection.clone();
+                if self.connections.insert(link, connection).is_none() {
+                    self.work.spawn(async move {
+                        watched.closed().await;
+                        Ok(governor::Event::Closed { link })
+                    });
                 }
-                let _ = reply.send(answer);
+                governor::Event::Register {
+                    link,
+                    request,
+                    ticket,
+                }
             }
             Event::Heartbeat {
                 connection,
                 request,
                 reply,
-            } => {
-                let known = self
-                    .registry
-                    .heartbeat(connection, request.run, request.space, now());
-                let answer = if known {
-                    Ok(())
-                } else {
-                    Err(ErrorCode::NotRegistered.into())
-                };
-                let _ = reply.send(answer);
-            }
-            Event::Closed { connection } => {
-                if let Some(run) = self.registry.remove(connection, now()) {
-                    log::info!("the connection of {run} has ended");
-                    self.links_changed = true;
+            } => governor::Event::Heartbeat {
+                link: LinkId(connection),
+                request,
+                ticket: self.ticket(reply),
+            },
+            Event::Propose { request, reply } => governor::Event::Propose {
+                request,
+                ticket: self.ticket(reply),
+            },
+            Event::Said(event) => {
+                if matches!(event, governor::Event::Suspect(_)) {
+                    self.look_for_ends();
                 }
+                event
             }
-            Event::Look => {}
-            Event::Suspect(report) => {
-                log::warn!(
-                    "{} suspects {} in {} groups: {}",
-                    report.from,
-                    report.suspect,
-                    report.groups.len(),
-                    report.reason
-                );
-                if self.registry.confirm_loss(report.suspect) {
-                    // Out of all its groups at once, instead of being asked to join this one.
-                    self.links_changed = true;
-                    return;
-                }
-                for (group, epoch) in report.groups {
-                    self.suspect(group, epoch, report.suspect);
-                }
-            }
-            Event::Propose { request, reply } => self.proposals.push((request, reply)),
-            Event::Unanswered { server, run } => self.expel(server, run),
-            Event::Unable { server } => self.registry.withhold(server, now()),
-            Event::Adopted(called, answer) => {
-                let findings = self.drive.adopted(&self.placed, &called, answer, now());
-                self.take_findings(findings);
-            }
-            Event::Equalised(called, answer) => {
-                let findings = self.drive.equalised(&called, answer, now());
-                self.take_findings(findings);
-            }
-            Event::Told(called, answer) => self.drive.told(&called, &answer, now()),
-        }
-    }
-
-    async fn register(
-        &mut self,
-        connection: Connection,
-        request: RegisterServer,
-    ) -> Result<ServerRegistered> {
-        if self.placed.format.is_none() {
-            self.reload().await?;
-        }
-        let format = self.placed.format.ok_or_else(|| {
-            Error::new(
-                ErrorCode::NotRegistered,
-                "this directory is not formatted yet",
-            )
-        })?;
-        let space = request.space;
-        let clean = if request.clean { "clean" } else { "unclean" };
-        let command = PlacementCommand::RegisterServer {
-            node: request.node,
-            incarnation: request.incarnation,
-            address: request.address.clone(),
-            clean: request.clean,
         };
-        let outcome = self.commit(command).await?;
-        self.reload().await?;
-        let PlacementOutcome::Registered { server } = outcome else {
-            return Err(Error::new(
-                ErrorCode::Internal,
-                "a registration had no server id",
-            ));
-        };
-        let run = ServerRun {
-            server,
-            incarnation: request.incarnation,
-        };
-        log::info!("{run} at {} registered, {clean}", request.address);
-        let sender = self.sender.clone();
-        let watched = connection.clone();
-        tokio::spawn(async move {
-            watched.closed().await;
-            let connection = watched.id();
-            let _ = sender.send(Event::Closed { connection }).await;
-            tokio::time::sleep(LINGER).await;
-            let _ = sender.send(Event::Look).await;
-        });
-        self.registry.add(Link { run, connection }, space, now());
-        self.links_changed = true;
-        Ok(ServerRegistered {
-            server,
-            groups: format.groups,
-            fenced: self.placed.fenced.clone(),
-        })
+        self.core.take(now(), event);
     }
 
-    /// A suspicion counts for the epoch in which it arose; it says nothing about a later one.
-    fn suspect(&mut self, group: GroupId, epoch: Epoch, run: ServerRun) {
-        if self
-            .placed
-            .groups
-            .get(&group)
-            .is_some_and(|r| r.config.epoch == epoch)
-        {
-            self.pending.push((group, transition::Event::Suspect(run)));
+    /// A member often notices another one's death in the same instant as this process; what its
+    /// report means depends on whether the connection has ended here too.
+    fn look_for_ends(&mut self) {
+        let ended = self.connections.iter().filter(|(_, c)| c.is_closed());
+        for (link, _) in ended {
+            self.core
+                .take(now(), governor::Event::Closed { link: *link });
         }
     }
 
-    fn take_findings(&mut self, findings: Findings) {
-        for (group, epoch, run) in findings.suspects {
-            self.suspect(group, epoch, run);
-        }
-        if let Some(server) = findings.unable {
-            self.registry.withhold(server, now());
-        }
-    }
-
-    fn expel(&mut self, server: ServerId, run: ServerRun) {
-        log::warn!("{run} does not acknowledge what it must: it leaves its groups for now");
-        self.registry.withhold(server, now());
-        for (group, record) in &self.placed.groups {
-            if record.config.in_sync().any(|member| member == run) {
-                self.pending.push((*group, transition::Event::Expel(run)));
-            }
-        }
-    }
-
-    /// Decides, logs, and carries out what is logged.
-    async fn step(&mut self) -> Result<()> {
-        let at = now();
-        let gone = self.registry.gone(&self.placed, at);
-        let servers = self.registry.servers(&self.placed, &gone, at);
-        let mut events = std::mem::take(&mut self.pending);
-        events.extend(self.proposals.iter().map(|(p, _)| (p.group, proposal(p))));
-        events.extend(self.over(&servers, at));
-        if at.saturating_sub(self.changed) > QUIET {
-            let all = self.placed.groups.keys();
-            events.extend(all.map(|group| (*group, transition::Event::Rebalance)));
-            self.changed = at;
-        }
-        let mut groups = placement::plan(&self.placed, &events, &servers);
-        if self.placed.groups.is_empty() {
-            groups = self.first_epochs(&servers, at);
-        }
-        let mut changed = false;
-        if !gone.is_empty() || !groups.is_empty() {
-            report(&gone, &groups);
-            let logged = self.commit(PlacementCommand::Change { gone, groups }).await;
-            let logged = match logged {
-                Ok(_) => self.reload().await,
-                Err(e) => Err(e),
-            };
-            if let Err(e) = logged {
-                for (_, reply) in self.proposals.drain(..) {
-                    let _ = reply.send(Err(e.clone()));
-                }
-                return Err(e);
-            }
-            changed = true;
-        }
-        self.answer_proposals();
-        let effective = self
-            .drive
-            .step(&self.placed, &self.registry.links, at, &self.sender);
-        if !effective.is_empty() {
-            log::info!("{} groups serve in a new epoch", effective.len());
-            self.commit(PlacementCommand::Effective { groups: effective })
-                .await?;
-            self.reload().await?;
-            self.drive
-                .step(&self.placed, &self.registry.links, at, &self.sender);
-            changed = true;
-        }
-        if changed {
-            self.changed = at;
-        }
-        if changed || self.links_changed {
-            self.publish();
-        }
-        self.publish_signs();
-        Ok(())
-    }
-
-    /// Groups whose wait for the servers that served last is over.
-    fn over(&mut self, servers: &Servers, at: Duration) -> Vec<(GroupId, transition::Event)> {
-        let mut over = Vec::new();
-        for (group, record) in &self.placed.groups {
-            match transition::awaited(record, servers) {
-                Some((back, _)) if back > 0 => {
-                    let until = *self.returns.entry(*group).or_insert(at + RETURN_WAIT);
-                    if at >= until {
-                        over.push((*group, transition::Event::ReturnWaitOver));
+    fn step(&mut self) {
+        for action in self.core.step(now()) {
+            match action {
+                Action::Read => self.read(),
+                Action::Commit(command) => self.commit(command),
+                Action::Call {
+                    called,
+                    request,
+                    deadline,
+                } => self.call(called, request, deadline),
+                Action::Reply { ticket, reply } => {
+                    if let Some(waiting) = self.replies.remove(&ticket) {
+                        let _ = waiting.send(reply);
                     }
                 }
-                _ => {
-                    self.returns.remove(group);
+                Action::Close { link, why } => {
+                    if let Some(connection) = self.connections.get(&link) {
+                        connection.close(why);
+                    }
                 }
+                Action::Publish => self.publish(),
             }
         }
-        over
+        self.outlets.signs.send_replace(self.core.signs().clone());
+        self.outlets.space.send_replace(self.core.space());
     }
 
-    fn first_epochs(&self, servers: &Servers, at: Duration) -> Vec<(Epoch, GroupConfig)> {
-        let Some(format) = &self.placed.format else {
-            return Vec::new();
-        };
-        if at < self.registry.registered + PLACE_AFTER {
-            return Vec::new();
-        }
-        let alive = |run: &ServerRun| servers.get(&run.server).is_some_and(|view| view.alive);
-        let runs: Vec<ServerRun> = self
-            .registry
-            .links
-            .values()
-            .map(|link| link.run)
-            .filter(alive)
-            .collect();
-        let first = placement::first_epochs(format, &runs).unwrap_or_default();
-        first.into_iter().map(|config| (Epoch(0), config)).collect()
+    fn read(&mut self) {
+        let raft = self.raft.clone();
+        self.work.spawn(async move {
+            let placed = Arc::new(raft.read(Placed::load).await?);
+            Ok(governor::Event::Read { placed })
+        });
     }
 
-    fn answer_proposals(&mut self) {
-        for (proposal, reply) in self.proposals.drain(..) {
-            let config = self.placed.groups.get(&proposal.group).map(|r| &r.config);
-            let taken = config.is_some_and(|c| c.in_sync().any(|member| member == proposal.joined));
-            let answer = if taken {
-                Ok(())
-            } else {
-                let present = config.map_or(0, |c| c.epoch.0);
-                Err(Error::new(
-                    ErrorCode::WrongEpoch,
-                    format!(
-                        "{} cannot be in-sync in {} now",
-                        proposal.joined, proposal.group
-                    ),
-                )
-                .with_detail(present))
+    fn commit(&mut self, command: PlacementCommand) {
+        let raft = self.raft.clone();
+        self.work.spawn(async move {
+            let outcome = match raft.commit(Change::Placement(command)).await {
+                Ok(Outcome::Placement(outcome)) => Ok(outcome),
+                Ok(other) => Err(Error::new(
+                    ErrorCode::Internal,
+                    format!("a strange outcome: {other:?}"),
+                )),
+                Err(e) if ends_reign(&e) => return Err(e),
+                Err(e) => Err(e),
             };
-            let _ = reply.send(answer);
-        }
+            let placed = Arc::new(raft.read(Placed::load).await?);
+            Ok(governor::Event::Logged { outcome, placed })
+        });
     }
 
-    async fn commit(&self, command: PlacementCommand) -> Result<PlacementOutcome> {
-        match self.raft.commit(Change::Placement(command)).await? {
-            Outcome::Placement(outcome) => Ok(outcome),
-            other => Err(Error::new(
-                ErrorCode::Internal,
-                format!("a strange outcome: {other:?}"),
-            )),
-        }
-    }
-
-    async fn reload(&mut self) -> Result<()> {
-        self.placed = Arc::new(self.raft.read(Placed::load).await?);
-        Ok(())
+    fn call(&mut self, called: Called, request: Call, deadline: Option<Duration>) {
+        let connection = self.connections.get(&called.link).cloned();
+        self.work.spawn(async move {
+            let answer = match request {
+                Call::Adopt(r) => Answer::Adopted(ask(connection, r, deadline).await),
+                Call::Equalise(r) => Answer::Equalised(ask(connection, r, deadline).await),
+                Call::Tell(r) => Answer::Told(ask(connection, r, deadline).await),
+            };
+            Ok(governor::Event::Answered { called, answer })
+        });
     }
 
     fn publish(&mut self) {
-        self.links_changed = false;
-        let placed = self.placed.clone();
-        if self.outlets.map.borrow().version != placed.map_version
-            || self.outlets.map.borrow().groups.is_empty()
-        {
-            self.outlets
-                .map
-                .send_replace(Arc::new(placed.cluster_map()));
+        let placed = self.core.placed().clone();
+        let present = self.outlets.map.borrow().clone();
+        if present.version != placed.map_version || present.groups.is_empty() {
+            let map = Arc::new(placed.cluster_map());
+            self.outlets.map.send_replace(map);
         }
-        let links = self.registry.links.clone();
+        let link = |link: &governor::Link| {
+            let connection = self.connections.get(&link.link)?.clone();
+            Some(Link {
+                run: link.run,
+                connection,
+            })
+        };
+        let known = self.core.links().iter();
+        let links: Links = known.filter_map(|(s, l)| Some((*s, link(l)?))).collect();
         self.outlets
             .view
             .send_replace(Arc::new(View { placed, links }));
     }
-
-    fn publish_signs(&self) {
-        self.outlets.signs.send_replace(self.registry.signs.clone());
-        let replicas = self
-            .placed
-            .format
-            .map_or(1, |f| u64::from(f.replicas.max(1)));
-        let sum = |of: fn(&dfs_proto::msg::registry::Space) -> u64| {
-            self.registry
-                .signs
-                .values()
-                .map(|sign| of(&sign.space))
-                .sum::<u64>()
-                / replicas
-        };
-        self.outlets.space.send_replace(StatFs {
-            total_bytes: sum(|space| space.total_bytes),
-            free_bytes: sum(|space| space.free_bytes),
-            ..StatFs::default()
-        });
-    }
 }
 
-fn proposal(request: &ProposeInSync) -> transition::Event {
-    transition::Event::Propose {
-        from: request.from,
-        epoch: request.epoch,
-        joined: request.joined,
-    }
-}
-
-/// One line for what happened to all groups.
-fn report(gone: &[ServerRun], groups: &[(Epoch, GroupConfig)]) {
-    for run in gone {
-        log::warn!("{run} is gone");
-    }
-    let down = groups
-        .iter()
-        .filter(|(_, config)| config.primary.is_none())
-        .count();
-    let waiting = groups
-        .iter()
-        .filter(|(_, config)| config.primary.is_some() && !config.is_writable())
-        .count();
-    if !groups.is_empty() {
-        log::info!("{} groups get a new epoch", groups.len());
-    }
-    if down > 0 {
-        log::error!("{down} groups have no server left: they wait for those that served last");
-    }
-    if waiting > 0 {
-        log::warn!("{waiting} groups are below their least number of replicas: writes wait");
-    }
+async fn ask<R: Request>(
+    connection: Option<Connection>,
+    request: R,
+    deadline: Option<Duration>,
+) -> Result<R::Response> {
+    let Some(connection) = connection else {
+        return Err(ErrorCode::Disconnected.into());
+    };
+    let payload = Payload::default();
+    let answer = match deadline {
+        Some(deadline) => connection.call(&request, payload, deadline).await,
+        None => connection.call_undated(&request, payload).await,
+    };
+    answer.map(|(answer, _)| answer)
 }

@@ -1,7 +1,8 @@
 //! The handle through which the rest of the directory sees file servers and groups.
 
 use super::events::{deposed, stopping};
-use super::view::{Signs, View};
+use super::view::View;
+use crate::governor::Signs;
 use dfs_proto::attr::StatFs;
 use dfs_proto::cluster::ClusterMap;
 use dfs_proto::error::Result;

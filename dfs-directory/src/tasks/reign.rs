@@ -3,9 +3,10 @@
 use super::cuts;
 use super::events::{EVENTS_MAX, Event, ServerEvents};
 use super::fences;
-use super::governor::{Governor, Outlets};
+use super::governor::{Driver, Outlets};
 use super::handle::{CutWait, FenceWait, Placement};
-use super::view::{Signs, View};
+use super::view::View;
+use crate::governor::Signs;
 use crate::raft::RaftHandle;
 use dfs_proto::attr::StatFs;
 use dfs_proto::error::{Error, ErrorCode};
@@ -104,11 +105,10 @@ impl Tasks {
 
     async fn reign(&mut self) -> Error {
         let life = self.raft.status().life;
-        let governor =
-            match Governor::begin(self.raft.clone(), self.sender.clone(), &self.outlets).await {
-                Ok(governor) => governor,
-                Err(e) => return e,
-            };
+        let governor = match Driver::begin(self.raft.clone(), &self.outlets).await {
+            Ok(governor) => governor,
+            Err(e) => return e,
+        };
         let cuts = cuts::run(
             self.raft.clone(),
             &mut self.cuts,

@@ -1,8 +1,8 @@
 //! What the tasks know of the cluster at one moment.
 
+use crate::governor::{self, LinkId};
 use crate::placement::Placed;
 use dfs_proto::ids::{ServerId, ServerRun};
-use dfs_proto::msg::registry::Space;
 use dfs_proto::transport::Connection;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,15 +24,22 @@ pub(crate) struct View {
     pub(crate) links: Links,
 }
 
-/// The last sign of life of a server.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sign {
-    /// On CLOCK_BOOTTIME.
-    pub(crate) seen: Duration,
-    pub(crate) space: Space,
-}
+impl View {
+    /// The links as the pure cores know them.
+    pub(super) fn known(&self) -> governor::Links {
+        let link = |link: &Link| governor::Link {
+            run: link.run,
+            link: LinkId(link.connection.id()),
+        };
+        self.links.iter().map(|(s, l)| (*s, link(l))).collect()
+    }
 
-pub(crate) type Signs = BTreeMap<ServerId, Sign>;
+    /// The connection behind a link, if it is still the server's.
+    pub(super) fn connection(&self, link: governor::Link) -> Option<Connection> {
+        let known = self.links.get(&link.run.server)?;
+        (LinkId(known.connection.id()) == link.link).then(|| known.connection.clone())
+    }
+}
 
 /// Time on CLOCK_BOOTTIME, which goes on while the machine is suspended.
 pub(crate) fn now() -> Duration {

@@ -4,8 +4,7 @@
 //! for each server at most one of a kind at a time, with all groups that need it. So a lost
 //! answer, a restart of the directory or a change half-way needs no case of its own.
 
-use super::events::{Called, Event};
-use super::view::{Link, Links};
+use super::event::{Action, Answer, Call, Called, Link, LinkId, Links};
 use crate::placement::{GroupRecord, Placed};
 use dfs_proto::cluster::{GroupConfig, MemberState};
 use dfs_proto::error::{Error, ErrorCode, Result};
@@ -13,11 +12,9 @@ use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun};
 use dfs_proto::msg::control::{
     AdoptEpochs, EpochsAdopted, EpochsEffective, EqualiseGroups, GroupsEqualised,
 };
-use dfs_proto::payload::Payload;
 use dfs_proto::timing::SERVER_SILENT;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// An adoption is one small durable write; a server that takes longer than this for it is no
 /// better than a silent one.
@@ -30,9 +27,9 @@ const RETRY: Duration = Duration::from_millis(50);
 const FAILURES_MAX: u32 = 3;
 
 /// What is known of one connected run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Lane {
-    connection: u64,
+    link: LinkId,
     adopted: BTreeMap<GroupId, Epoch>,
     told: BTreeMap<GroupId, Epoch>,
     adopting: bool,
@@ -41,12 +38,12 @@ struct Lane {
     retry_at: Duration,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Drive {
     lanes: BTreeMap<ServerId, Lane>,
     /// Epochs whose members are equal.
     equalised: BTreeMap<GroupId, Epoch>,
-    equalising: BTreeMap<GroupId, (Epoch, u64)>,
+    equalising: BTreeMap<GroupId, (Epoch, LinkId)>,
     equalise_at: BTreeMap<GroupId, Duration>,
 }
 
@@ -65,19 +62,19 @@ impl Drive {
         placed: &Placed,
         links: &Links,
         now: Duration,
-        events: &mpsc::Sender<Event>,
+        out: &mut Vec<Action>,
     ) -> Vec<(GroupId, Epoch)> {
-        self.lanes.retain(|server, lane| {
-            links
-                .get(server)
-                .is_some_and(|l| l.connection.id() == lane.connection)
-        });
+        self.lanes
+            .retain(|server, lane| links.get(server).is_some_and(|link| link.link == lane.link));
         for (server, link) in links {
-            let lane = self.lanes.entry(*server).or_insert_with(|| Lane::new(link));
-            lane.adopt(placed, link, now, events);
-            lane.tell(placed, link, now, events);
+            let lane = self
+                .lanes
+                .entry(*server)
+                .or_insert_with(|| Lane::new(*link));
+            lane.adopt(placed, *link, now, out);
+            lane.tell(placed, *link, now, out);
         }
-        self.equalise(placed, links, now, events);
+        self.equalise(placed, links, now, out);
         placed
             .groups
             .iter()
@@ -88,13 +85,7 @@ impl Drive {
             .collect()
     }
 
-    fn equalise(
-        &mut self,
-        placed: &Placed,
-        links: &Links,
-        now: Duration,
-        events: &mpsc::Sender<Event>,
-    ) {
+    fn equalise(&mut self, placed: &Placed, links: &Links, now: Duration, out: &mut Vec<Action>) {
         let mut ready: BTreeMap<ServerId, Vec<(GroupId, Epoch)>> = BTreeMap::new();
         for (group, record) in &placed.groups {
             let epoch = record.config.epoch;
@@ -116,18 +107,14 @@ impl Drive {
                 continue;
             };
             for (group, epoch) in &groups {
-                self.equalising
-                    .insert(*group, (*epoch, link.connection.id()));
+                self.equalising.insert(*group, (*epoch, link.link));
             }
-            let called = Called::new(link, groups.clone());
-            let (connection, events) = (link.connection.clone(), events.clone());
-            tokio::spawn(async move {
-                // No deadline: after an end of all members everything is compared. It ends with
-                // the connection, and a silent server's connection is closed.
-                let request = EqualiseGroups { groups };
-                let answer = connection.call_undated(&request, Payload::default()).await;
-                let answer = answer.map(|(answer, _)| answer);
-                let _ = events.send(Event::Equalised(called, answer)).await;
+            // No deadline: after an end of all members everything is compared. It ends with the
+            // connection, and a silent server's connection is closed.
+            out.push(Action::Call {
+                called: Called::new(*link, groups.clone()),
+                request: Call::Equalise(EqualiseGroups { groups }),
+                deadline: None,
             });
         }
     }
@@ -143,8 +130,25 @@ impl Drive {
         config.in_sync().all(has_adopted).then_some(primary)
     }
 
-    /// An answer to `AdoptEpochs`.
-    pub(super) fn adopted(
+    /// An answer to a call.
+    pub(super) fn answered(
+        &mut self,
+        placed: &Placed,
+        called: &Called,
+        answer: Answer,
+        now: Duration,
+    ) -> Findings {
+        match answer {
+            Answer::Adopted(answer) => self.adopted(placed, called, answer, now),
+            Answer::Equalised(answer) => self.equalised(called, answer, now),
+            Answer::Told(answer) => {
+                self.told(called, &answer, now);
+                Findings::default()
+            }
+        }
+    }
+
+    fn adopted(
         &mut self,
         placed: &Placed,
         called: &Called,
@@ -215,15 +219,14 @@ impl Drive {
         }
     }
 
-    /// An answer to `EqualiseGroups`.
-    pub(super) fn equalised(
+    fn equalised(
         &mut self,
         called: &Called,
         answer: Result<GroupsEqualised>,
         now: Duration,
     ) -> Findings {
         for (group, epoch) in &called.asked {
-            if self.equalising.get(group) == Some(&(*epoch, called.connection)) {
+            if self.equalising.get(group) == Some(&(*epoch, called.link)) {
                 self.equalising.remove(group);
                 self.equalise_at.insert(*group, now + RETRY);
             }
@@ -274,8 +277,7 @@ impl Drive {
         }
     }
 
-    /// An answer to `EpochsEffective`.
-    pub(super) fn told(&mut self, called: &Called, answer: &Result<()>, now: Duration) {
+    fn told(&mut self, called: &Called, answer: &Result<()>, now: Duration) {
         let Some(lane) = self.lane_of(called) else {
             return;
         };
@@ -293,24 +295,24 @@ impl Drive {
 
     fn lane_of(&mut self, called: &Called) -> Option<&mut Lane> {
         let lane = self.lanes.get_mut(&called.run.server)?;
-        (lane.connection == called.connection).then_some(lane)
+        (lane.link == called.link).then_some(lane)
     }
 }
 
 impl Called {
-    fn new(link: &Link, asked: Vec<(GroupId, Epoch)>) -> Self {
+    fn new(link: Link, asked: Vec<(GroupId, Epoch)>) -> Self {
         Self {
             run: link.run,
-            connection: link.connection.id(),
+            link: link.link,
             asked,
         }
     }
 }
 
 impl Lane {
-    fn new(link: &Link) -> Self {
+    fn new(link: Link) -> Self {
         Self {
-            connection: link.connection.id(),
+            link: link.link,
             adopted: BTreeMap::new(),
             told: BTreeMap::new(),
             adopting: false,
@@ -320,7 +322,7 @@ impl Lane {
         }
     }
 
-    fn adopt(&mut self, placed: &Placed, link: &Link, now: Duration, events: &mpsc::Sender<Event>) {
+    fn adopt(&mut self, placed: &Placed, link: Link, now: Duration, out: &mut Vec<Action>) {
         if self.adopting || self.retry_at > now {
             return;
         }
@@ -345,17 +347,14 @@ impl Lane {
             servers: placed.server_entries(),
             fenced: placed.fenced.clone(),
         };
-        let (connection, events) = (link.connection.clone(), events.clone());
-        tokio::spawn(async move {
-            let answer = connection
-                .call(&request, Payload::default(), ADOPT_DEADLINE)
-                .await;
-            let answer = answer.map(|(answer, _)| answer);
-            let _ = events.send(Event::Adopted(called, answer)).await;
+        out.push(Action::Call {
+            called,
+            request: Call::Adopt(request),
+            deadline: Some(ADOPT_DEADLINE),
         });
     }
 
-    fn tell(&mut self, placed: &Placed, link: &Link, now: Duration, events: &mpsc::Sender<Event>) {
+    fn tell(&mut self, placed: &Placed, link: Link, now: Duration, out: &mut Vec<Action>) {
         if self.telling || self.retry_at > now {
             return;
         }
@@ -369,15 +368,10 @@ impl Lane {
             return;
         }
         self.telling = true;
-        let called = Called::new(link, groups.clone());
-        let (connection, events) = (link.connection.clone(), events.clone());
-        tokio::spawn(async move {
-            let request = EpochsEffective { groups };
-            let answer = connection
-                .call(&request, Payload::default(), ADOPT_DEADLINE)
-                .await;
-            let answer = answer.map(|((), _)| ());
-            let _ = events.send(Event::Told(called, answer)).await;
+        out.push(Action::Call {
+            called: Called::new(link, groups.clone()),
+            request: Call::Tell(EpochsEffective { groups }),
+            deadline: Some(ADOPT_DEADLINE),
         });
     }
 

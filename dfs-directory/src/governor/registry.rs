@@ -3,26 +3,34 @@
 //! Detection only. Nothing that is decided from it is unsafe when it is wrong: a server that is
 //! taken for dead too early is voted out by an epoch, and comes back as joining.
 
-use super::view::{Links, Sign, Signs};
-use crate::placement::Placed;
+use super::event::{Action, Link, LinkId, Links};
 use crate::placement::transition::{ServerView, Servers};
+use crate::placement::{Placed, ServerRecord};
 use dfs_proto::ids::{ServerId, ServerRun};
 use dfs_proto::msg::registry::Space;
 use dfs_proto::timing::SERVER_SILENT;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A server that is alive but did not answer is not taken back as joining for this long.
-const WITHHOLD: Duration = Duration::from_millis(5_000);
-
 /// A run whose connection ended may come back on a new one for this long: then nothing happened.
 /// A dead one's groups wait for it, so it is short.
-pub(super) const LINGER: Duration = Duration::from_millis(25);
+const LINGER: Duration = Duration::from_millis(25);
 
-#[derive(Debug)]
+/// The last sign of life of a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sign {
+    /// On the driver's clock.
+    pub seen: Duration,
+    pub space: Space,
+}
+
+pub type Signs = BTreeMap<ServerId, Sign>;
+
+#[derive(Clone, Debug)]
 pub(super) struct Registry {
     pub(super) links: Links,
     pub(super) signs: Signs,
+    withhold: Duration,
     withheld: BTreeMap<ServerId, Duration>,
     /// When a server's connection ended. Servers that were never connected to this leader have
     /// `SERVER_SILENT` from its beginning to come.
@@ -34,10 +42,11 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    pub(super) fn new(now: Duration) -> Self {
+    pub(super) fn new(withhold: Duration, now: Duration) -> Self {
         Self {
             links: Links::new(),
             signs: Signs::new(),
+            withhold,
             withheld: BTreeMap::new(),
             lost: BTreeMap::new(),
             began: now,
@@ -47,7 +56,7 @@ impl Registry {
     }
 
     /// A run has registered.
-    pub(super) fn add(&mut self, link: super::view::Link, space: Space, now: Duration) {
+    pub(super) fn add(&mut self, link: Link, space: Space, now: Duration) {
         let server = link.run.server;
         self.lost.remove(&server);
         self.signs.insert(server, Sign { seen: now, space });
@@ -58,15 +67,12 @@ impl Registry {
     /// A heartbeat; `false` if that connection has not registered that run.
     pub(super) fn heartbeat(
         &mut self,
-        connection: u64,
+        link: LinkId,
         run: ServerRun,
         space: Space,
         now: Duration,
     ) -> bool {
-        let known = self
-            .links
-            .get(&run.server)
-            .is_some_and(|link| link.run == run && link.connection.id() == connection);
+        let known = self.links.get(&run.server) == Some(&Link { run, link });
         if known {
             self.signs.insert(run.server, Sign { seen: now, space });
         }
@@ -74,11 +80,8 @@ impl Registry {
     }
 
     /// A connection has ended: the run that it belonged to, unless it has a newer one.
-    pub(super) fn remove(&mut self, connection: u64, now: Duration) -> Option<ServerRun> {
-        let found = self
-            .links
-            .iter()
-            .find(|(_, link)| link.connection.id() == connection);
+    pub(super) fn remove(&mut self, link: LinkId, now: Duration) -> Option<ServerRun> {
+        let found = self.links.iter().find(|(_, known)| known.link == link);
         let server = found.map(|(server, _)| *server)?;
         self.lost.insert(server, now);
         self.links.remove(&server).map(|link| link.run)
@@ -87,13 +90,8 @@ impl Registry {
     /// Somebody cannot reach a run. `true` if its connection to here has ended too: two have seen
     /// it go, so nobody waits for its return.
     pub(super) fn confirm_loss(&mut self, run: ServerRun) -> bool {
-        match self.links.get(&run.server) {
-            Some(link) if link.run != run || !link.connection.is_closed() => return false,
-            Some(_) => drop(self.links.remove(&run.server)),
-            None => {}
-        }
         // A leader that has never seen it waits for its registration.
-        if !self.signs.contains_key(&run.server) {
+        if self.links.contains_key(&run.server) || !self.signs.contains_key(&run.server) {
             return false;
         }
         self.lost.insert(run.server, Duration::ZERO);
@@ -102,13 +100,17 @@ impl Registry {
 
     /// Not to be taken as joining for a while.
     pub(super) fn withhold(&mut self, server: ServerId, now: Duration) {
-        self.withheld.insert(server, now + WITHHOLD);
+        self.withheld.insert(server, now + self.withhold);
     }
 
-    /// The runs that the log calls alive and that are not. Closes the connections of silent ones:
-    /// should they live after all, they learn from it that they have to register again.
-    pub(super) fn gone(&mut self, placed: &Placed, now: Duration) -> Vec<ServerRun> {
-        // While this process did not run (stopped, suspended) nobody could be heard.
+    /// When the next server counts as gone whose connection has ended.
+    pub(super) fn next_loss(&self, now: Duration) -> Option<Duration> {
+        let due = self.lost.values().map(|at| *at + LINGER);
+        due.filter(|at| *at > now).min()
+    }
+
+    /// This process runs. While it did not (stopped, suspended) nobody could be heard.
+    pub(super) fn running(&mut self, now: Duration) {
         let away = now
             .saturating_sub(self.checked)
             .saturating_sub(SERVER_SILENT / 4);
@@ -119,6 +121,16 @@ impl Registry {
             self.began = (self.began + away).min(now);
         }
         self.checked = now;
+    }
+
+    /// The runs that the log calls alive and that are not. Closes the connections of silent ones:
+    /// should they live after all, they learn from it that they have to register again.
+    pub(super) fn gone(
+        &mut self,
+        placed: &Placed,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) -> Vec<ServerRun> {
         let mut gone = Vec::new();
         for (server, record) in placed.servers.iter().filter(|(_, record)| record.alive) {
             let run = ServerRun {
@@ -126,11 +138,14 @@ impl Registry {
                 incarnation: record.incarnation,
             };
             let silent = match self.links.get(server).filter(|link| link.run == run) {
-                Some(link) => {
+                Some(Link { link, .. }) => {
                     let seen = self.signs.get(server).map_or(self.began, |sign| sign.seen);
                     let silent = now.saturating_sub(seen) > SERVER_SILENT;
                     if silent {
-                        link.connection.close("no sign of life for too long");
+                        out.push(Action::Close {
+                            link: *link,
+                            why: "no sign of life for too long",
+                        });
                         self.links.remove(server);
                     }
                     silent
@@ -155,7 +170,7 @@ impl Registry {
         now: Duration,
     ) -> Servers {
         self.withheld.retain(|_, until| *until > now);
-        let view = |(server, record): (&ServerId, &crate::placement::ServerRecord)| {
+        let view = |(server, record): (&ServerId, &ServerRecord)| {
             let view = ServerView {
                 incarnation: record.incarnation,
                 alive: record.alive && !gone.iter().any(|run| run.server == *server),

@@ -1,0 +1,520 @@
+//! Gives groups their epochs and carries them out: the one part of the directory that decides
+//! about servers and groups while this member leads.
+//!
+//! Pure: events go in with their time, actions come out. The tokio task that feeds it is
+//! `crate::tasks`; the simulation drives the same code. Which epoch a group gets is
+//! `crate::placement`'s decision; here is when, with what knowledge, and that it is logged before
+//! anything is done.
+//!
+//! | module | part |
+//! | --- | --- |
+//! | `event` | what goes in and what comes out |
+//! | `registry` | who is there: connections, signs of life, who counts as gone |
+//! | `drive` | carrying epochs out: adopt, equalise, effective |
+//! | `cuts` | carrying cuts and frees out |
+//! | `fences` | fencing ended sessions |
+//!
+//! Everything that is needed to go on after a restart is in the log; what is here can be lost at
+//! any moment.
+
+pub mod cuts;
+mod drive;
+mod event;
+pub mod fences;
+mod registry;
+
+#[cfg(test)]
+mod tests;
+
+pub use event::{Action, Answer, Call, Called, Event, Link, LinkId, Links, Reply, Ticket};
+pub use registry::{Sign, Signs};
+
+use crate::placement::transition::{self, Servers};
+use crate::placement::{self, Placed, PlacementCommand, PlacementOutcome};
+use dfs_proto::attr::StatFs;
+use dfs_proto::cluster::GroupConfig;
+use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun};
+use dfs_proto::msg::registry::{
+    ProposeInSync, RegisterServer, ReportSuspect, ServerRegistered, Space,
+};
+use dfs_proto::timing::RETURN_WAIT;
+use drive::{Drive, Findings};
+use registry::Registry;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How patient the governor is. The simulation lives faster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// Silence, waits and retries are looked at this often.
+    pub tick: Duration,
+    /// Groups get their first members when enough servers are there and no other one has come
+    /// for this long: servers are usually started together, and all of them are to have a share.
+    pub place_after: Duration,
+    /// After this long without a change, groups whose primary is not the preferred one get it
+    /// back, so that a server that was away has its share of the work again.
+    pub quiet: Duration,
+    /// A server that is alive but did not answer is not taken back as joining for this long.
+    pub withhold: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_millis(50),
+            place_after: Duration::from_millis(300),
+            quiet: Duration::from_secs(10),
+            withhold: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A registration that is not logged yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Registration {
+    link: LinkId,
+    request: RegisterServer,
+    ticket: Ticket,
+    /// Its connection has ended meanwhile.
+    closed: bool,
+}
+
+/// What is on its way to the log. One change at a time: the next one is decided on what this one
+/// has made.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+enum Logging {
+    #[default]
+    Nothing,
+    /// The logged state is read, since something that it lacks may be there now.
+    Reading(Registration),
+    Registering(Registration),
+    /// A change that answers these proposals.
+    Changing(Vec<(ProposeInSync, Ticket)>),
+    Effective,
+}
+
+/// The state machine. Hand it what happened (`take`), then ask what to do (`step`).
+#[derive(Clone, Debug)]
+pub struct Governor {
+    pace: Pace,
+    placed: Arc<Placed>,
+    registry: Registry,
+    drive: Drive,
+    pending: Vec<(GroupId, transition::Event)>,
+    proposals: Vec<(ProposeInSync, Ticket)>,
+    registrations: VecDeque<Registration>,
+    logging: Logging,
+    /// Groups without a primary of which somebody is back: until when the others are waited for.
+    returns: BTreeMap<GroupId, Duration>,
+    /// Servers or groups have changed since the last publication.
+    publish: bool,
+    /// The last time that anything about groups was logged.
+    changed: Duration,
+    out: Vec<Action>,
+}
+
+impl Governor {
+    /// Begins with what is logged.
+    pub fn new(pace: Pace, placed: Arc<Placed>, now: Duration) -> Self {
+        Self {
+            pace,
+            placed,
+            registry: Registry::new(pace.withhold, now),
+            drive: Drive::default(),
+            pending: Vec::new(),
+            proposals: Vec::new(),
+            registrations: VecDeque::new(),
+            logging: Logging::Nothing,
+            returns: BTreeMap::new(),
+            publish: true,
+            changed: now,
+            out: Vec::new(),
+        }
+    }
+
+    /// The logged state, as of the last change that was logged from here.
+    pub fn placed(&self) -> &Arc<Placed> {
+        &self.placed
+    }
+
+    /// Who is connected.
+    pub fn links(&self) -> &Links {
+        &self.registry.links
+    }
+
+    /// The servers' last signs of life.
+    pub fn signs(&self) -> &Signs {
+        &self.registry.signs
+    }
+
+    /// When `step` should be called next if nothing happens before.
+    pub fn wake_at(&self, now: Duration) -> Duration {
+        let tick = now + self.pace.tick;
+        self.registry.next_loss(now).map_or(tick, |at| at.min(tick))
+    }
+
+    /// Usable space after replication, as the servers last reported it; inode counts are 0.
+    pub fn space(&self) -> StatFs {
+        let replicas = self
+            .placed
+            .format
+            .map_or(1, |f| u64::from(f.replicas.max(1)));
+        let sum = |of: fn(&Space) -> u64| {
+            let signs = self.registry.signs.values();
+            signs.map(|sign| of(&sign.space)).sum::<u64>() / replicas
+        };
+        StatFs {
+            total_bytes: sum(|space| space.total_bytes),
+            free_bytes: sum(|space| space.free_bytes),
+            ..StatFs::default()
+        }
+    }
+
+    /// Something has happened.
+    pub fn take(&mut self, now: Duration, event: Event) {
+        match event {
+            Event::Register {
+                link,
+                request,
+                ticket,
+            } => self.registrations.push_back(Registration {
+                link,
+                request,
+                ticket,
+                closed: false,
+            }),
+            Event::Heartbeat {
+                link,
+                request,
+                ticket,
+            } => {
+                let known = self
+                    .registry
+                    .heartbeat(link, request.run, request.space, now);
+                let answer = known.then_some(()).ok_or(ErrorCode::NotRegistered.into());
+                self.reply(ticket, Reply::Done(answer));
+            }
+            Event::Closed { link } => self.closed(link, now),
+            Event::Suspect(report) => self.suspected(report),
+            Event::Propose { request, ticket } => self.proposals.push((request, ticket)),
+            Event::Unanswered { run } => self.expel(run, now),
+            Event::Unable { server } => self.registry.withhold(server, now),
+            Event::Answered { called, answer } => {
+                let findings = self.drive.answered(&self.placed, &called, answer, now);
+                self.take_findings(findings, now);
+            }
+            Event::Read { placed } => {
+                self.placed = placed;
+                if let Logging::Reading(registration) = std::mem::take(&mut self.logging) {
+                    self.registrations.push_front(registration);
+                }
+            }
+            Event::Logged { outcome, placed } => self.logged(outcome, placed, now),
+        }
+    }
+
+    /// What is to be done now.
+    pub fn step(&mut self, now: Duration) -> Vec<Action> {
+        self.registry.running(now);
+        if self.logging == Logging::Nothing {
+            self.log_registration();
+        }
+        if self.logging == Logging::Nothing {
+            self.decide(now);
+        }
+        let effective = self
+            .drive
+            .step(&self.placed, &self.registry.links, now, &mut self.out);
+        if self.logging == Logging::Nothing && !effective.is_empty() {
+            log::info!("{} groups serve in a new epoch", effective.len());
+            self.commit(
+                Logging::Effective,
+                PlacementCommand::Effective { groups: effective },
+            );
+        }
+        if std::mem::take(&mut self.publish) {
+            self.out.push(Action::Publish);
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn reply(&mut self, ticket: Ticket, reply: Reply) {
+        self.out.push(Action::Reply { ticket, reply });
+    }
+
+    fn commit(&mut self, what: Logging, command: PlacementCommand) {
+        self.logging = what;
+        self.out.push(Action::Commit(command));
+    }
+
+    fn closed(&mut self, link: LinkId, now: Duration) {
+        if let Some(run) = self.registry.remove(link, now) {
+            log::info!("the connection of {run} has ended");
+            self.publish = true;
+        }
+        let on_its_way = match &mut self.logging {
+            Logging::Reading(registration) | Logging::Registering(registration) => {
+                Some(registration)
+            }
+            _ => None,
+        };
+        for registration in self.registrations.iter_mut().chain(on_its_way) {
+            registration.closed |= registration.link == link;
+        }
+    }
+
+    fn suspected(&mut self, report: ReportSuspect) {
+        log::warn!(
+            "{} suspects {} in {} groups: {}",
+            report.from,
+            report.suspect,
+            report.groups.len(),
+            report.reason
+        );
+        if self.registry.confirm_loss(report.suspect) {
+            // Out of all its groups at once, instead of being asked to join this one.
+            self.publish = true;
+            return;
+        }
+        for (group, epoch) in report.groups {
+            self.suspect(group, epoch, report.suspect);
+        }
+    }
+
+    /// A suspicion counts for the epoch in which it arose; it says nothing about a later one.
+    fn suspect(&mut self, group: GroupId, epoch: Epoch, run: ServerRun) {
+        let record = self.placed.groups.get(&group);
+        if record.is_some_and(|record| record.config.epoch == epoch) {
+            self.pending.push((group, transition::Event::Suspect(run)));
+        }
+    }
+
+    fn take_findings(&mut self, findings: Findings, now: Duration) {
+        for (group, epoch, run) in findings.suspects {
+            self.suspect(group, epoch, run);
+        }
+        if let Some(server) = findings.unable {
+            self.registry.withhold(server, now);
+        }
+    }
+
+    fn expel(&mut self, run: ServerRun, now: Duration) {
+        log::warn!("{run} does not acknowledge what it must: it leaves its groups for now");
+        self.registry.withhold(run.server, now);
+        for (group, record) in &self.placed.groups {
+            if record.config.in_sync().any(|member| member == run) {
+                self.pending.push((*group, transition::Event::Expel(run)));
+            }
+        }
+    }
+
+    fn log_registration(&mut self) {
+        let Some(registration) = self.registrations.pop_front() else {
+            return;
+        };
+        if self.placed.format.is_none() {
+            self.logging = Logging::Reading(registration);
+            self.out.push(Action::Read);
+            return;
+        }
+        let request = &registration.request;
+        let command = PlacementCommand::RegisterServer {
+            node: request.node,
+            incarnation: request.incarnation,
+            address: request.address.clone(),
+            clean: request.clean,
+        };
+        self.commit(Logging::Registering(registration), command);
+    }
+
+    /// What was sent to the log has an outcome, or none that is known.
+    fn logged(&mut self, outcome: Result<PlacementOutcome>, placed: Arc<Placed>, now: Duration) {
+        self.placed = placed;
+        let logging = std::mem::take(&mut self.logging);
+        if let Err(e) = &outcome {
+            log::warn!("a change of servers or groups was not logged, again: {e}");
+        }
+        match logging {
+            Logging::Registering(registration) => self.registered(registration, outcome, now),
+            Logging::Changing(proposals) => {
+                match outcome {
+                    Ok(_) => self.answer_proposals(proposals),
+                    Err(e) => {
+                        for (_, ticket) in proposals {
+                            self.reply(ticket, Reply::Done(Err(e.clone())));
+                        }
+                        return;
+                    }
+                }
+                self.changed = now;
+                self.publish = true;
+            }
+            Logging::Effective => {
+                self.changed = now;
+                self.publish = true;
+            }
+            Logging::Nothing | Logging::Reading(_) => {}
+        }
+    }
+
+    fn registered(
+        &mut self,
+        registration: Registration,
+        outcome: Result<PlacementOutcome>,
+        now: Duration,
+    ) {
+        let Registration {
+            link,
+            request,
+            ticket,
+            closed,
+        } = registration;
+        let server = match outcome {
+            Ok(PlacementOutcome::Registered { server }) => Ok(server),
+            Ok(_) => Err(Error::new(
+                ErrorCode::Internal,
+                "a registration had no server id",
+            )),
+            Err(e) => Err(e),
+        };
+        let answer = server.map(|server| {
+            let run = ServerRun {
+                server,
+                incarnation: request.incarnation,
+            };
+            let clean = if request.clean { "clean" } else { "unclean" };
+            log::info!("{run} at {} registered, {clean}", request.address);
+            self.registry.add(Link { run, link }, request.space, now);
+            if closed {
+                self.registry.remove(link, now);
+            }
+            self.publish = true;
+            ServerRegistered {
+                server,
+                groups: self.placed.format.map_or(0, |format| format.groups),
+                fenced: self.placed.fenced.clone(),
+            }
+        });
+        if let Err(e) = &answer {
+            log::warn!("a file server was not registered: {e}");
+        }
+        self.reply(ticket, Reply::Registered(answer));
+    }
+
+    /// The changes that all of what is known asks for, as one command.
+    fn decide(&mut self, now: Duration) {
+        let gone = self.registry.gone(&self.placed, now, &mut self.out);
+        let servers = self.registry.servers(&self.placed, &gone, now);
+        let mut events = std::mem::take(&mut self.pending);
+        events.extend(self.proposals.iter().map(|(p, _)| (p.group, proposal(p))));
+        events.extend(self.over(&servers, now));
+        if now.saturating_sub(self.changed) > self.pace.quiet {
+            let all = self.placed.groups.keys();
+            events.extend(all.map(|group| (*group, transition::Event::Rebalance)));
+            self.changed = now;
+        }
+        let groups = if self.placed.groups.is_empty() {
+            self.first_epochs(&servers, now)
+        } else {
+            placement::plan(&self.placed, &events, &servers)
+        };
+        let proposals = std::mem::take(&mut self.proposals);
+        if gone.is_empty() && groups.is_empty() {
+            self.answer_proposals(proposals);
+            return;
+        }
+        report(&gone, &groups);
+        self.commit(
+            Logging::Changing(proposals),
+            PlacementCommand::Change { gone, groups },
+        );
+    }
+
+    /// Groups whose wait for the servers that served last is over.
+    fn over(&mut self, servers: &Servers, now: Duration) -> Vec<(GroupId, transition::Event)> {
+        let mut over = Vec::new();
+        for (group, record) in &self.placed.groups {
+            match transition::awaited(record, servers) {
+                Some((back, _)) if back > 0 => {
+                    let until = *self.returns.entry(*group).or_insert(now + RETURN_WAIT);
+                    if now >= until {
+                        over.push((*group, transition::Event::ReturnWaitOver));
+                    }
+                }
+                _ => {
+                    self.returns.remove(group);
+                }
+            }
+        }
+        over
+    }
+
+    fn first_epochs(&self, servers: &Servers, now: Duration) -> Vec<(Epoch, GroupConfig)> {
+        let Some(format) = &self.placed.format else {
+            return Vec::new();
+        };
+        if now < self.registry.registered + self.pace.place_after {
+            return Vec::new();
+        }
+        let alive = |server: &ServerId| servers.get(server).is_some_and(|view| view.alive);
+        let links = self.registry.links.values().map(|link| link.run);
+        let runs: Vec<ServerRun> = links.filter(|run| alive(&run.server)).collect();
+        let first = placement::first_epochs(format, &runs).unwrap_or_default();
+        first.into_iter().map(|config| (Epoch(0), config)).collect()
+    }
+
+    fn answer_proposals(&mut self, proposals: Vec<(ProposeInSync, Ticket)>) {
+        for (proposal, ticket) in proposals {
+            let config = self.placed.groups.get(&proposal.group).map(|r| &r.config);
+            let taken = config.is_some_and(|c| c.in_sync().any(|member| member == proposal.joined));
+            let answer = if taken {
+                Ok(())
+            } else {
+                let present = config.map_or(0, |c| c.epoch.0);
+                Err(Error::new(
+                    ErrorCode::WrongEpoch,
+                    format!(
+                        "{} cannot be in-sync in {} now",
+                        proposal.joined, proposal.group
+                    ),
+                )
+                .with_detail(present))
+            };
+            self.reply(ticket, Reply::Done(answer));
+        }
+    }
+}
+
+fn proposal(request: &ProposeInSync) -> transition::Event {
+    transition::Event::Propose {
+        from: request.from,
+        epoch: request.epoch,
+        joined: request.joined,
+    }
+}
+
+/// One line for what happened to all groups.
+fn report(gone: &[ServerRun], groups: &[(Epoch, GroupConfig)]) {
+    for run in gone {
+        log::warn!("{run} is gone");
+    }
+    let down = groups
+        .iter()
+        .filter(|(_, config)| config.primary.is_none())
+        .count();
+    let waiting = groups
+        .iter()
+        .filter(|(_, config)| config.primary.is_some() && !config.is_writable())
+        .count();
+    if !groups.is_empty() {
+        log::info!("{} groups get a new epoch", groups.len());
+    }
+    if down > 0 {
+        log::error!("{down} groups have no server left: they wait for those that served last");
+    }
+    if waiting > 0 {
+        log::warn!("{waiting} groups are below their least number of replicas: writes wait");
+    }
+}

@@ -1,0 +1,4 @@
+//! The governor in virtual time, over the real tables, with servers that do as they are told.
+
+mod changes;
+mod world;
