@@ -39,4 +39,9 @@ pub struct Config {
     /// Use the dir although it was copied from elsewhere; the original must be gone for good.
     #[arg(long)]
     pub accept_copy: bool,
+
+    /// Let the dir count although it was set back to an older state, where no server has
+    /// anything newer: what was written since is lost.
+    #[arg(long)]
+    pub accept_rollback: bool,
 }

@@ -3,7 +3,7 @@
 use crate::chunk::{ChunkStore, OpenOptions};
 use crate::config::Config;
 use crate::replica::ReplicaCore;
-use crate::service::{DirectoryLink, Driver, Facing, Peers, refusal};
+use crate::service::{DirectoryLink, Driver, Facing, Peers, begin_run, refusal};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{ClusterId, Incarnation};
 use dfs_proto::timing::{RETRY_DELAY_MAX, RETRY_DELAY_MIN};
@@ -11,7 +11,7 @@ use dfs_proto::transport::{Identity, Listener, NoService, Role, connect, read_se
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -88,6 +88,9 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     let store = Arc::new(store);
     let incarnation = draw_incarnation()?;
     let clean = opened.clean;
+    let mut past = begin_run(&store, incarnation, clean)
+        .map_err(|e| failed(&format!("data dir {}", config.data.display()), e))?;
+    past.accept_rollback = config.accept_rollback;
     let registered = Arc::new(AtomicBool::new(false));
     let newcomer = Identity {
         cluster: opened.cluster,
@@ -101,7 +104,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
         .map_err(|e| NodeError(e.message))?;
     let cluster = tokio::select! {
         found = cluster_of(&config, &newcomer, &store) => found?,
-        () = &mut stop => return close(&store, clean).await,
+        () = &mut stop => return close(&store).await,
     };
     let identity = Arc::new(Identity {
         cluster: Some(cluster),
@@ -133,7 +136,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
         identity,
         driver: driver.clone(),
         advertise: config.advertise.clone().unwrap_or(bound),
-        clean,
+        past,
         registered: registered.clone(),
         notices: told,
     };
@@ -165,7 +168,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     let _ = end_listening.send(());
     let _ = listening.await;
     drop(driver);
-    close(&store, clean || registered.load(Ordering::Relaxed)).await?;
+    close(&store).await?;
     // The tasks of closed connections let go of it one by one: the dir is free when this returns.
     let end = Instant::now() + STOP_PATIENCE;
     while Arc::strong_count(&store) > 1 && Instant::now() < end {
@@ -238,17 +241,9 @@ async fn sync_in_background(store: Arc<ChunkStore>) {
     }
 }
 
-/// Writes everything out. The clean mark is left only if nothing of this data dir is missing, or
-/// the directory knows that something is: else the next run, which it would take for whole, could
-/// serve data that lack what the unclean stop lost.
-async fn close(store: &Arc<ChunkStore>, may_be_clean: bool) -> Result<(), NodeError> {
-    if !may_be_clean {
-        log::warn!(
-            "stopped without a clean mark: the run before this one ended uncleanly, and the \
-             directory has not been told yet"
-        );
-        return Ok(());
-    }
+/// Writes everything out and leaves the clean mark. It speaks for this run alone: the data dir
+/// remembers since which of its runs all stops were orderly.
+async fn close(store: &Arc<ChunkStore>) -> Result<(), NodeError> {
     let store = store.clone();
     tokio::task::spawn_blocking(move || store.close_clean())
         .await

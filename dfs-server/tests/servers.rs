@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Registered {
     run: ServerRun,
     address: String,
-    clean: bool,
+    past: DataDirPast,
     connection: Connection,
 }
 
@@ -64,7 +64,7 @@ impl Service for Directory {
                         incarnation: request.incarnation,
                     },
                     address: request.address,
-                    clean: request.clean,
+                    past: request.past,
                     connection: incoming.connection.clone(),
                 });
                 drop(servers);
@@ -232,6 +232,7 @@ fn config(data: &Path, directory: &str) -> Config {
         secret_file: None,
         reserve: Some(0),
         accept_copy: false,
+        accept_rollback: false,
     }
 }
 
@@ -340,7 +341,7 @@ async fn a_group_of_real_servers_survives_the_stop_of_its_primary() {
                 (present.len() > known).then(|| present.pop()).flatten()
             })
             .await;
-        assert!(found.clean);
+        assert!(found.past.runs.is_empty());
         let text = std::fs::read_to_string(dir.path().join("address")).unwrap();
         assert_eq!(text.trim(), found.address);
         running.insert(found.run.server, (server, dir.path()));
@@ -412,7 +413,11 @@ async fn a_group_of_real_servers_survives_the_stop_of_its_primary() {
                 .find(|r| r.run.server == a.run.server)
         })
         .await;
-    assert!(back.clean, "it was stopped cleanly");
+    assert_eq!(
+        back.past.intact_since(),
+        [a.run.incarnation],
+        "it was stopped orderly"
+    );
     directory.enter(3, &[b, c], &[&back]).await;
     mount.write(3, 6, (1, 300), &small).await.unwrap();
     let proposal = directory
@@ -470,7 +475,8 @@ async fn a_loss_that_the_directory_was_not_told_of_is_not_hidden_by_a_clean_stop
     let (kill, killed) = oneshot::channel();
     let (data, to) = (dir.path().to_owned(), address.clone());
     let first = std::thread::spawn(move || run_and_kill(&data, &to, killed));
-    assert!(directory.wait("the first run", registered).await.clean);
+    let lossy = directory.wait("the first run", registered).await;
+    assert!(lossy.past.runs.is_empty());
     kill.send(()).unwrap();
     tokio::task::spawn_blocking(move || first.join().unwrap())
         .await
@@ -486,7 +492,13 @@ async fn a_loss_that_the_directory_was_not_told_of_is_not_hidden_by_a_clean_stop
 
     let third = Server::start(dir.path(), &address);
     let found = directory.wait("the third run", registered).await;
-    assert!(!found.clean, "nobody knew yet what the first one had lost");
+    assert_eq!(found.past.runs[0], lossy.run.incarnation);
+    assert_eq!(found.past.runs.len(), 2);
+    assert_eq!(
+        found.past.intact_since(),
+        &found.past.runs[1..],
+        "what the first one had lost stays lost"
+    );
     let beats = directory.beats.load(Ordering::SeqCst);
     let known = |d: &Directory| (d.beats.load(Ordering::SeqCst) > beats).then_some(());
     directory.wait("a sign of life", known).await;
@@ -494,7 +506,11 @@ async fn a_loss_that_the_directory_was_not_told_of_is_not_hidden_by_a_clean_stop
     directory.wait("its end", gone).await;
 
     let fourth = Server::start(dir.path(), &address);
-    assert!(directory.wait("the fourth run", registered).await.clean);
+    let last = directory.wait("the fourth run", registered).await;
+    assert_eq!(
+        last.past.intact_since(),
+        [found.past.runs[1], found.run.incarnation]
+    );
     fourth.stop().await;
     listening.stop().await;
 }

@@ -502,6 +502,7 @@ mod tests {
             home: Vec::new(),
             effective: effective.then(|| config.clone()),
             config,
+            lost: Vec::new(),
         };
         Placed {
             groups: BTreeMap::from([(GroupId(2), record)]),

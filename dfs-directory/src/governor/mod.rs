@@ -324,7 +324,8 @@ impl Governor {
             node: request.node,
             incarnation: request.incarnation,
             address: request.address.clone(),
-            clean: request.clean,
+            past: request.past.clone(),
+            epochs: request.epochs.clone(),
         };
         self.commit(Logging::Registering(registration), command);
     }
@@ -372,20 +373,19 @@ impl Governor {
             closed,
         } = registration;
         let server = match outcome {
-            Ok(PlacementOutcome::Registered { server }) => Ok(server),
+            Ok(PlacementOutcome::Registered { server, set_back }) => Ok((server, set_back)),
             Ok(_) => Err(Error::new(
                 ErrorCode::Internal,
                 "a registration had no server id",
             )),
             Err(e) => Err(e),
         };
-        let answer = server.map(|server| {
+        let answer = server.map(|(server, set_back)| {
             let run = ServerRun {
                 server,
                 incarnation: request.incarnation,
             };
-            let clean = if request.clean { "clean" } else { "unclean" };
-            log::info!("{run} at {} registered, {clean}", request.address);
+            report_return(run, &request, &set_back);
             self.registry.add(Link { run, link }, request.space, now);
             if closed {
                 self.registry.remove(link, now);
@@ -516,5 +516,26 @@ fn report(gone: &[ServerRun], groups: &[(Epoch, GroupConfig)]) {
     }
     if waiting > 0 {
         log::warn!("{waiting} groups are below their least number of replicas: writes wait");
+    }
+}
+
+/// With which data dir a server has come.
+fn report_return(run: ServerRun, request: &RegisterServer, set_back: &[GroupId]) {
+    let past = &request.past;
+    let stopped = match (past.runs.is_empty(), past.intact > 0) {
+        (true, _) => "with a new data dir",
+        (_, true) => "after an orderly stop",
+        (_, false) => "after a stop that was not orderly",
+    };
+    log::info!("{run} at {} registered, {stopped}", request.address);
+    if !set_back.is_empty() {
+        log::warn!(
+            "the data dir of {} at {} is not the one with which it served {} groups: it was \
+             emptied or is an older copy. It counts for nothing there until it has been brought \
+             up to date from the others",
+            run.server,
+            request.address,
+            set_back.len()
+        );
     }
 }

@@ -5,9 +5,11 @@ use crate::state::tables::{TableError, Write};
 use dfs_proto::attr::Timestamp;
 use dfs_proto::cluster::GroupConfig;
 use dfs_proto::ids::{Epoch, GroupId, Incarnation, NodeId, ServerId, ServerRun};
+use dfs_proto::msg::registry::DataDirPast;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
-/// Clean restarts in a row that are remembered of a server: a group in which none of its members
+/// Orderly restarts in a row that are remembered of a server: a group in which none of its members
 /// served for that many counts them as unclean, which costs a comparison.
 const INTACT_RUNS_MAX: usize = 16;
 
@@ -18,7 +20,9 @@ pub enum PlacementCommand {
         node: NodeId,
         incarnation: Incarnation,
         address: String,
-        clean: bool,
+        past: DataDirPast,
+        /// Epochs that its data dir has adopted.
+        epochs: Vec<(GroupId, Epoch)>,
     },
     /// Runs that are gone, and new epochs: all that one event changes, in one command.
     Change {
@@ -36,11 +40,11 @@ pub enum PlacementCommand {
 pub enum PlacementOutcome {
     Registered {
         server: ServerId,
+        /// Groups that it served last, with a data dir that was another or a later one.
+        set_back: Vec<GroupId>,
     },
     /// Groups whose change was taken.
-    Changed {
-        groups: Vec<GroupId>,
-    },
+    Changed { groups: Vec<GroupId> },
 }
 
 pub fn apply(
@@ -53,16 +57,19 @@ pub fn apply(
             node,
             incarnation,
             address,
-            clean,
+            past,
+            epochs,
         } => {
+            let intact = past.intact_since();
+            let excess = intact.len().saturating_sub(INTACT_RUNS_MAX);
             let record = ServerRecord {
                 node: *node,
                 incarnation: *incarnation,
                 address: address.clone(),
-                intact_since: Vec::new(),
+                intact_since: intact[excess..].to_vec(),
                 alive: true,
             };
-            register(tables, record, *clean)
+            register(tables, record, past, epochs)
         }
         PlacementCommand::Change { gone, groups } => change(tables, gone, groups),
         PlacementCommand::Effective { groups } => effective(tables, groups),
@@ -72,34 +79,86 @@ pub fn apply(
 fn register(
     tables: &mut dyn Write,
     new: ServerRecord,
-    clean: bool,
+    past: &DataDirPast,
+    epochs: &[(GroupId, Epoch)],
 ) -> Result<PlacementOutcome, TableError> {
     let servers = record::servers(tables)?;
-    let known = servers.iter().find(|(_, s)| s.node == new.node);
+    let own = servers.iter().find(|(_, s)| s.node == new.node);
+    let groups = record::groups(tables)?;
+    let known = own.or_else(|| {
+        let unused = past.runs.is_empty();
+        let mut vacant = servers.iter().filter(|_| unused);
+        vacant
+            .find(|(id, s)| s.address == new.address && is_dispensable(**id, s, &groups, &servers))
+    });
     let server = match known {
         Some((id, _)) => *id,
         None => ServerId(servers.keys().next_back().map_or(1, |last| last.0 + 1)),
     };
-    let intact_since = match known {
-        // A second registration of a run says nothing new about how that run began.
-        Some((_, old)) if old.incarnation == new.incarnation => old.intact_since.clone(),
-        Some((_, old)) if clean => {
-            let mut runs = old.intact_since.clone();
-            runs.push(old.incarnation);
-            let excess = runs.len().saturating_sub(INTACT_RUNS_MAX);
-            runs.split_off(excess)
-        }
-        _ => Vec::new(),
-    };
-    let new = ServerRecord {
-        intact_since,
-        ..new
-    };
+    let mut set_back = Vec::new();
+    // A second registration of a run says nothing new about how that run began.
+    if known.is_none_or(|(_, old)| old.incarnation != new.incarnation) {
+        set_back = judge_data_dir(tables, server, past, epochs)?;
+    }
     if known.is_none_or(|(_, old)| *old != new) {
         record::store_server(tables, server, &new)?;
         record::raise_map_version(tables)?;
     }
-    Ok(PlacementOutcome::Registered { server })
+    Ok(PlacementOutcome::Registered { server, set_back })
+}
+
+/// Whether an empty data dir at the address of a server may take its place, to be filled again:
+/// the server is gone, and nobody waits for what its own dir holds.
+fn is_dispensable(
+    server: ServerId,
+    record: &ServerRecord,
+    groups: &BTreeMap<GroupId, GroupRecord>,
+    servers: &BTreeMap<ServerId, ServerRecord>,
+) -> bool {
+    let serves = |id: ServerId| id != server && servers.get(&id).is_some_and(|s| s.alive);
+    let needed = |group: &GroupRecord| {
+        let members: Vec<ServerId> = group.config.in_sync().map(|run| run.server).collect();
+        let others_serve =
+            group.is_effective() && !members.contains(&server) && members.into_iter().any(serves);
+        group.home.contains(&server) && group.effective.is_some() && !others_serve
+    };
+    !record.alive && !groups.values().any(needed)
+}
+
+/// Notes in each group that this server served last whether the dir with which it comes back is
+/// the one that it served with. A dir that was emptied or set back does not know the run that
+/// the log names, or has not adopted the epoch in which that run was in-sync.
+fn judge_data_dir(
+    tables: &mut dyn Write,
+    server: ServerId,
+    past: &DataDirPast,
+    epochs: &[(GroupId, Epoch)],
+) -> Result<Vec<GroupId>, TableError> {
+    let mut set_back = Vec::new();
+    for (group, present) in record::groups(tables)? {
+        let Some(effective) = &present.effective else {
+            continue;
+        };
+        let Some(served) = effective.in_sync().find(|run| run.server == server) else {
+            continue;
+        };
+        let adopted = epochs.iter().find(|(id, _)| *id == group).map(|(_, e)| *e);
+        let holds = past.runs.contains(&served.incarnation)
+            && adopted.is_some_and(|e| e >= effective.epoch);
+        let lost = !holds && !past.accept_rollback;
+        if lost {
+            set_back.push(group);
+        }
+        if lost != present.lost.contains(&server) {
+            let mut new = present;
+            new.lost.retain(|other| *other != server);
+            if lost {
+                new.lost.push(server);
+            }
+            record::store_group(tables, group, &new)?;
+        }
+    }
+    Ok(set_back)
 }
 
 fn change(
@@ -136,6 +195,7 @@ fn change(
                 home: config.members.iter().map(|m| m.run.server).collect(),
                 config: config.clone(),
                 effective: None,
+                lost: Vec::new(),
             },
         };
         record::store_group(tables, config.group, &new)?;
@@ -163,6 +223,8 @@ fn effective(
             *group,
             &GroupRecord {
                 effective,
+                // It names runs that are there now, with what they hold.
+                lost: Vec::new(),
                 ..present
             },
         )?;

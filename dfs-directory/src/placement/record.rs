@@ -21,7 +21,7 @@ pub struct ServerRecord {
     pub incarnation: Incarnation,
     /// `HOST:PORT` for mounts and other servers.
     pub address: String,
-    /// Earlier runs of which the present one has everything: each run since stopped cleanly.
+    /// Earlier runs of which the present one has everything: each run since stopped orderly.
     pub intact_since: Vec<Incarnation>,
     /// As far as the log knows: registered and not declared gone since.
     pub alive: bool,
@@ -36,6 +36,9 @@ pub struct GroupRecord {
     pub config: GroupConfig,
     /// The last epoch that served; `None` before the first one has.
     pub effective: Option<GroupConfig>,
+    /// Servers in-sync in the last epoch that served whose data dir has been emptied or set back
+    /// since: what they hold is not what that epoch promised.
+    pub lost: Vec<ServerId>,
 }
 
 impl GroupRecord {
@@ -165,7 +168,9 @@ pub(super) fn store_server(
     store_record(tables, Table::Servers, &key, &StoredServer::from(record))
 }
 
-fn groups(tables: &(impl Read + ?Sized)) -> Result<BTreeMap<GroupId, GroupRecord>, TableError> {
+pub(super) fn groups(
+    tables: &(impl Read + ?Sized),
+) -> Result<BTreeMap<GroupId, GroupRecord>, TableError> {
     scan_numbered(tables, Table::Groups, |number, stored: StoredGroup| {
         let group = GroupId(number);
         (group, stored.into_record(group))

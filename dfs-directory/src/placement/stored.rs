@@ -49,6 +49,7 @@ pub(super) struct StoredGroup {
     home: Vec<u32>,
     config: StoredEpoch,
     effective: Option<StoredEpoch>,
+    lost: Vec<u32>,
 }
 
 impl Record for StoredGroup {
@@ -80,6 +81,7 @@ impl From<&GroupRecord> for StoredGroup {
             home: group.home.iter().map(|server| server.0).collect(),
             config: StoredEpoch::of(&group.config),
             effective: group.effective.as_ref().map(StoredEpoch::of),
+            lost: group.lost.iter().map(|server| server.0).collect(),
         }
     }
 }
@@ -90,6 +92,7 @@ impl StoredGroup {
             home: self.home.into_iter().map(ServerId).collect(),
             config: self.config.into_config(group),
             effective: self.effective.map(|epoch| epoch.into_config(group)),
+            lost: self.lost.into_iter().map(ServerId).collect(),
         }
     }
 }

@@ -22,7 +22,7 @@ pub struct ServerView {
     /// Its present run, or the last one.
     pub incarnation: Incarnation,
     pub alive: bool,
-    /// Earlier runs of which the present one has everything: each run since stopped cleanly.
+    /// Earlier runs of which the present one has everything: each run since stopped orderly.
     pub intact_since: Vec<Incarnation>,
     /// May be taken (back) as joining. Withheld for a while from a server that is alive but did
     /// not answer.
@@ -131,10 +131,14 @@ struct Group<'a> {
 
 impl Group<'_> {
     /// The runs that hold every acknowledged write: the in-sync set of the last epoch that
-    /// served. Before the first one nothing was written, so every member counts.
+    /// served, without servers whose data dir is not the one of then. Before the first one
+    /// nothing was written, so every member counts.
     fn last_served_by(&self) -> Vec<ServerRun> {
         match &self.record.effective {
-            Some(effective) => effective.in_sync().collect(),
+            Some(effective) => effective
+                .in_sync()
+                .filter(|run| !self.record.lost.contains(&run.server))
+                .collect(),
             None => self.record.config.members.iter().map(|m| m.run).collect(),
         }
     }

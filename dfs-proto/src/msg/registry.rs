@@ -11,12 +11,31 @@ pub struct RegisterServer {
     pub incarnation: Incarnation,
     /// `HOST:PORT` for mounts and other servers.
     pub address: String,
-    /// The last stop left a clean mark and the machine has not been restarted since: nothing
-    /// that was written is gone (R1).
-    pub clean: bool,
+    pub past: DataDirPast,
     /// Durable adopted epochs, one for each group held.
     pub epochs: Vec<(GroupId, Epoch)>,
     pub space: Space,
+}
+
+/// What a data dir remembers of the runs that used it before. It tells a dir that was set back to
+/// an older state, or emptied, from the one that the log remembers (R1).
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DataDirPast {
+    /// Earlier runs, the oldest first; the very oldest may be forgotten.
+    pub runs: Vec<Incarnation>,
+    /// Since each of the last so many of `runs` every stop was orderly: what they wrote is all
+    /// there.
+    pub intact: u32,
+    /// A person says that the dir is to count although it was set back: nothing newer is left.
+    pub accept_rollback: bool,
+}
+
+impl DataDirPast {
+    /// The runs of which everything is there.
+    pub fn intact_since(&self) -> &[Incarnation] {
+        let intact = usize::try_from(self.intact).unwrap_or(usize::MAX);
+        &self.runs[self.runs.len().saturating_sub(intact)..]
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

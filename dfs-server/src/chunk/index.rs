@@ -109,10 +109,12 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Opens the index in a data dir and reads all of it; `create` for a dir without data.
+    /// Opens the index in a data dir and reads all of it; `create` for a dir without data, which
+    /// may have none.
     pub(super) fn open(dir: &Path, create: bool) -> Result<(Self, Content)> {
         let path = dir.join("index.redb");
-        if !create && !path.exists() {
+        let exists = path.exists();
+        if !create && !exists {
             return Err(StoreError::Refused(format!(
                 "{} is missing, and with it what this server had promised (its epochs): start with an empty dir and let the cluster copy the data",
                 path.display()
@@ -128,8 +130,8 @@ impl Index {
             queue: Mutex::default(),
             committed: Condvar::new(),
         };
-        if create {
-            // Makes the tables. Nothing can be missing in a dir without data.
+        if !exists {
+            // Makes the tables. Nothing can be missing in a dir that has never had data.
             index.commit(vec![Change::Clean(true)])?;
         }
         let content = index

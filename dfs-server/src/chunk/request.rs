@@ -34,7 +34,8 @@ impl Default for OpenOptions {
 /// What was found when the dir was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opened {
-    /// The last stop was orderly: nothing that was acknowledged is missing. A new dir is clean.
+    /// The last stop was orderly: nothing that was put into this dir is missing. A new dir is
+    /// clean.
     pub clean: bool,
     pub node: NodeId,
     /// `None` until `bind_cluster`.

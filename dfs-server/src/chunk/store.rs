@@ -74,7 +74,8 @@ impl ChunkStore {
         if create {
             format_data(dir, &data)?;
         }
-        let clean = content.clean;
+        // An index whose chunk files were all taken away has rows without files: they are rot.
+        let clean = content.clean && (!create || content.chunks.is_empty());
         // From here on a stop that is not orderly must be noticed.
         index.commit(vec![Change::Clean(false)])?;
         let promises = Promises::of(&mut content);

@@ -10,7 +10,7 @@ use super::facing::Facing;
 use dfs_proto::error::{Error, ErrorCode, Retry};
 use dfs_proto::ids::{ClusterId, Epoch, GroupId, ServerId, ServerRun};
 use dfs_proto::msg::registry::{
-    ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, Space,
+    DataDirPast, ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, Space,
 };
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::{RETRY_DELAY_MAX, RETRY_DELAY_MIN, SERVER_HEARTBEAT, SERVER_SILENT};
@@ -52,8 +52,8 @@ pub struct DirectoryLink {
     pub driver: Arc<Driver>,
     /// `HOST:PORT` under which others reach this server.
     pub advertise: String,
-    /// Nothing that was written before this run is gone.
-    pub clean: bool,
+    /// What the data dir knows of earlier runs.
+    pub past: DataDirPast,
     /// Set when the directory knows this run.
     pub registered: Arc<AtomicBool>,
     pub notices: mpsc::Receiver<Notice>,
@@ -139,7 +139,7 @@ impl DirectoryLink {
             node: self.identity.node,
             incarnation: self.identity.incarnation,
             address: self.advertise.clone(),
-            clean: self.clean,
+            past: self.past.clone(),
             epochs: self.driver.epochs(),
             space: self.space(),
         };

@@ -7,6 +7,7 @@
 //! | `disk` | the core's disk operations on the chunk store |
 //! | `peers` | connections to other file servers |
 //! | `directory_link` | registration, heartbeats, reports |
+//! | `past` | what the data dir remembers of the runs that used it |
 //! | `verify` | reads and checks everything that is held, for `dfsctl verify` |
 //!
 //! It decides nothing about replication.
@@ -15,10 +16,12 @@ mod directory_link;
 mod disk;
 mod driver;
 mod facing;
+mod past;
 mod peers;
 mod verify;
 
 pub use directory_link::{DirectoryLink, Notice, refusal};
 pub use driver::Driver;
 pub use facing::Facing;
+pub use past::begin as begin_run;
 pub use peers::Peers;

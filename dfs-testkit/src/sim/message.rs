@@ -6,6 +6,7 @@ use dfs_proto::error::Error;
 use dfs_proto::ids::{
     Epoch, GrantId, GroupId, Incarnation, InodeId, MapVersion, ServerId, ServerRun, SessionId,
 };
+use dfs_proto::msg::registry::DataDirPast;
 use dfs_proto::msg::session::LeaseKind;
 use dfs_proto::payload::Payload;
 use dfs_server::replica::{Request, Response, Sender, Token};
@@ -39,7 +40,8 @@ pub(crate) enum Ask {
     // File server -> directory.
     Register {
         incarnation: Incarnation,
-        clean: bool,
+        past: DataDirPast,
+        epochs: Vec<(GroupId, Epoch)>,
     },
     Alive(ServerRun),
     Suspect {

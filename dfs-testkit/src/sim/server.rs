@@ -8,7 +8,8 @@ use super::message::{Answer, Ask, Node, Process, Then, Timer, Told};
 use super::schedule::Schedule;
 use dfs_directory::placement::Placed;
 use dfs_proto::error::ErrorCode;
-use dfs_proto::ids::{GroupId, ServerId, ServerRun};
+use dfs_proto::ids::{GroupId, Incarnation, ServerId, ServerRun};
+use dfs_proto::msg::registry::DataDirPast;
 use dfs_proto::timing::SERVER_HEARTBEAT;
 use dfs_server::replica::{Action, Caller, Event, ReplicaCore, Response};
 use std::collections::BTreeMap;
@@ -39,6 +40,8 @@ pub(crate) struct Server {
     id: Option<ServerId>,
     /// The last stop left everything on disk.
     clean: bool,
+    /// All runs that used the disk.
+    runs: Vec<Incarnation>,
     registered: bool,
     asked: BTreeMap<Caller, Asked>,
     callers: u64,
@@ -55,6 +58,7 @@ impl Server {
             core: None,
             id: None,
             clean: true,
+            runs: Vec::new(),
             registered: false,
             asked: BTreeMap::new(),
             callers: 0,
@@ -90,6 +94,7 @@ impl Server {
         let mut core = ReplicaCore::new(me, self.disk.configs(), self.disk.fenced());
         plant(&mut core);
         self.core = Some(core);
+        self.runs.push(me);
         self.process = Some(process);
         self.registered = false;
         s.trace(|| format!("server {} starts as {me:?}", self.place));
@@ -223,8 +228,19 @@ impl Server {
             }
             Timer::Register => {
                 let incarnation = Schedule::incarnation(process);
-                let clean = self.clean;
-                let ask = Ask::Register { incarnation, clean };
+                let earlier = self.runs.iter().filter(|run| **run != incarnation);
+                let runs: Vec<Incarnation> = earlier.copied().collect();
+                let ask = Ask::Register {
+                    incarnation,
+                    past: DataDirPast {
+                        intact: if self.clean { runs.len() as u32 } else { 0 },
+                        runs,
+                        accept_rollback: false,
+                    },
+                    epochs: (self.disk.configs().iter())
+                        .map(|config| (config.group, config.epoch))
+                        .collect(),
+                };
                 s.call(
                     process,
                     directory,

@@ -11,7 +11,7 @@ use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{ClusterId, Epoch, GroupId, Incarnation, NodeId, ServerId, ServerRun};
 use dfs_proto::msg::control::{EpochsAdopted, GroupsEqualised};
 use dfs_proto::msg::registry::{
-    ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, Space,
+    DataDirPast, ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, Space,
 };
 use dfs_proto::timing::SERVER_HEARTBEAT;
 use std::collections::BTreeMap;
@@ -113,8 +113,13 @@ impl World {
             node: NodeId(u128::from(node)),
             incarnation: Incarnation(incarnation),
             address: format!("s{node}:1"),
-            clean: false,
-            epochs: Vec::new(),
+            past: DataDirPast {
+                runs: (1..incarnation).map(Incarnation).collect(),
+                ..DataDirPast::default()
+            },
+            epochs: (0..64)
+                .map(|group| (GroupId(group), Epoch(u64::MAX)))
+                .collect(),
             space: space(),
         }
     }

@@ -9,20 +9,39 @@ use dfs_proto::cluster::{GroupConfig, MemberState};
 use dfs_proto::ids::{
     ClusterId, Epoch, GroupId, Incarnation, MapVersion, NodeId, ServerId, ServerRun,
 };
+use dfs_proto::msg::registry::DataDirPast;
 
 fn run(tables: &mut MemoryTables, command: &PlacementCommand) -> PlacementOutcome {
     apply(tables, Timestamp::default(), command).unwrap()
 }
 
+/// A run whose dir knows all runs before it, and has adopted everything.
 fn register(tables: &mut MemoryTables, node: u128, incarnation: u64, clean: bool) -> ServerId {
+    let past = DataDirPast {
+        runs: (1..incarnation).map(Incarnation).collect(),
+        intact: if clean { incarnation as u32 - 1 } else { 0 },
+        accept_rollback: false,
+    };
+    let adopted = [0, 1].map(|group| (GroupId(group), Epoch(100)));
+    come(tables, node, incarnation, past, &adopted).0
+}
+
+fn come(
+    tables: &mut MemoryTables,
+    node: u128,
+    incarnation: u64,
+    past: DataDirPast,
+    epochs: &[(GroupId, Epoch)],
+) -> (ServerId, Vec<GroupId>) {
     let command = PlacementCommand::RegisterServer {
         node: NodeId(node),
         incarnation: Incarnation(incarnation),
-        address: format!("host:{node}"),
-        clean,
+        address: format!("host:{}", node % 1000),
+        past,
+        epochs: epochs.to_vec(),
     };
     match run(tables, &command) {
-        PlacementOutcome::Registered { server } => server,
+        PlacementOutcome::Registered { server, set_back } => (server, set_back),
         other => panic!("{other:?}"),
     }
 }
@@ -88,24 +107,145 @@ fn a_node_keeps_its_server_id_and_a_repeat_changes_nothing() {
 }
 
 #[test]
-fn clean_restarts_count_from_the_last_unclean_one() {
+fn what_a_dir_says_of_its_past_is_kept_within_bounds() {
     let mut tables = MemoryTables::default();
     let intact = |tables: &MemoryTables| load(tables).servers[&ServerId(1)].intact_since.clone();
-    register(&mut tables, 70, 1, false);
+    register(&mut tables, 70, 1, true);
     assert!(intact(&tables).is_empty());
-    register(&mut tables, 70, 2, true);
     register(&mut tables, 70, 3, true);
-    assert_eq!(intact(&tables), [Incarnation(1), Incarnation(2)]);
-    // The same run again, on a new connection, says nothing new.
-    register(&mut tables, 70, 3, false);
     assert_eq!(intact(&tables), [Incarnation(1), Incarnation(2)]);
     register(&mut tables, 70, 4, false);
     assert!(intact(&tables).is_empty());
-    for incarnation in 5..40 {
-        register(&mut tables, 70, incarnation, true);
-    }
+    register(&mut tables, 70, 40, true);
     assert_eq!(intact(&tables).len(), 16);
-    assert_eq!(intact(&tables).last(), Some(&Incarnation(38)));
+    assert_eq!(intact(&tables).last(), Some(&Incarnation(39)));
+}
+
+/// Both groups have served; then nobody is left.
+fn all_gone() -> MemoryTables {
+    let mut tables = placed();
+    let both = vec![(GroupId(0), Epoch(1)), (GroupId(1), Epoch(1))];
+    run(&mut tables, &PlacementCommand::Effective { groups: both });
+    let gone = [1, 2].map(|server| ServerRun {
+        server: ServerId(server),
+        incarnation: Incarnation(1),
+    });
+    let change = PlacementCommand::Change {
+        gone: gone.to_vec(),
+        groups: Vec::new(),
+    };
+    run(&mut tables, &change);
+    tables
+}
+
+fn past(runs: &[u64], intact: u32) -> DataDirPast {
+    DataDirPast {
+        runs: runs.iter().copied().map(Incarnation).collect(),
+        intact,
+        accept_rollback: false,
+    }
+}
+
+fn lost(tables: &MemoryTables) -> Vec<Vec<ServerId>> {
+    let groups = load(tables).groups;
+    groups.into_values().map(|group| group.lost).collect()
+}
+
+#[test]
+fn a_dir_that_was_emptied_or_set_back_is_told_from_the_one_that_served() {
+    let both = [GroupId(0), GroupId(1)];
+    let adopted = both.map(|group| (group, Epoch(1)));
+    let server = ServerId(1);
+    // Emptied, but for its identity.
+    let mut tables = all_gone();
+    assert_eq!(
+        come(&mut tables, 1, 2, past(&[], 0), &[]),
+        (server, both.to_vec())
+    );
+    assert_eq!(lost(&tables), [[server], [server]]);
+    // An older copy does not know the run that served, however cleanly it was stopped.
+    let mut tables = all_gone();
+    let older = past(&[77], 1);
+    assert_eq!(come(&mut tables, 1, 2, older, &adopted).1, both);
+    // A snapshot of that run, from before it adopted the epoch in one group.
+    let mut tables = all_gone();
+    let early = [(GroupId(0), Epoch(1)), (GroupId(1), Epoch(0))];
+    assert_eq!(
+        come(&mut tables, 1, 2, past(&[1], 0), &early).1,
+        [GroupId(1)]
+    );
+    assert_eq!(lost(&tables), [vec![], vec![server]]);
+    // The same run again, on a new connection, changes nothing of it.
+    come(&mut tables, 1, 2, past(&[1], 0), &adopted);
+    assert_eq!(lost(&tables), [vec![], vec![server]]);
+    // The right dir was put back after all.
+    assert_eq!(come(&mut tables, 1, 3, past(&[1], 1), &adopted).1, []);
+    assert_eq!(lost(&tables), [vec![], Vec::<ServerId>::new()]);
+    // The older copy, which took part since: it still does not know the run that served.
+    come(&mut tables, 1, 4, past(&[77], 1), &[]);
+    let later = both.map(|group| (group, Epoch(9)));
+    assert_eq!(come(&mut tables, 1, 5, past(&[77, 4], 2), &later).1, both);
+    // A person says that nothing better is left.
+    let accepted = DataDirPast {
+        accept_rollback: true,
+        ..past(&[77, 4, 5], 0)
+    };
+    assert_eq!(come(&mut tables, 1, 6, accepted, &later).1, []);
+    assert_eq!(lost(&tables), [vec![], Vec::<ServerId>::new()]);
+}
+
+#[test]
+fn an_epoch_that_serves_without_a_lost_dir_ends_the_matter() {
+    let mut tables = all_gone();
+    come(&mut tables, 1, 2, past(&[], 0), &[]);
+    let mut next = later(&load(&tables), 0, 2);
+    next.members[0].state = MemberState::Joining;
+    next.primary = Some(ServerId(2));
+    let groups = vec![(Epoch(1), next)];
+    let gone = Vec::new();
+    run(&mut tables, &PlacementCommand::Change { gone, groups });
+    assert_eq!(lost(&tables)[0], [ServerId(1)], "it does not serve yet");
+    let groups = vec![(GroupId(0), Epoch(2))];
+    run(&mut tables, &PlacementCommand::Effective { groups });
+    assert_eq!(lost(&tables), [vec![], vec![ServerId(1)]]);
+}
+
+#[test]
+fn an_empty_dir_takes_over_the_place_of_a_server_that_nobody_needs() {
+    // Node 1001 has the address of node 1.
+    let mut tables = all_gone();
+    let (new, _) = come(&mut tables, 1001, 7, past(&[], 0), &[]);
+    assert_eq!(new, ServerId(3), "the dir that is gone may be the last one");
+    // Server 2 serves without server 1.
+    let mut tables = placed();
+    let mut groups = Vec::new();
+    for group in [0, 1] {
+        let mut next = later(&load(&tables), group, 2);
+        next.primary = Some(ServerId(2));
+        for member in &mut next.members {
+            if member.run.server == ServerId(1) {
+                member.state = MemberState::Offline;
+            }
+        }
+        groups.push((Epoch(1), next));
+    }
+    let gone = vec![ServerRun {
+        server: ServerId(1),
+        incarnation: Incarnation(1),
+    }];
+    let alive = tables.clone();
+    run(&mut tables, &PlacementCommand::Change { gone, groups });
+    let both = vec![(GroupId(0), Epoch(2)), (GroupId(1), Epoch(2))];
+    run(&mut tables, &PlacementCommand::Effective { groups: both });
+    let used = come(&mut tables.clone(), 1001, 7, past(&[6], 1), &[]);
+    assert_eq!(used.0, ServerId(3), "a dir with a past is not empty");
+    let (taken, _) = come(&mut tables, 1001, 7, past(&[], 0), &[]);
+    assert_eq!(taken, ServerId(1));
+    assert_eq!(load(&tables).servers[&taken].node, NodeId(1001));
+    // The old dir, should it come back, is a new server with nothing that counts.
+    assert_eq!(register(&mut tables, 1, 2, true), ServerId(3));
+    let (other, _) = come(&mut alive.clone(), 1001, 7, past(&[], 0), &[]);
+    assert_eq!(other, ServerId(3), "an address that is in use");
 }
 
 #[test]

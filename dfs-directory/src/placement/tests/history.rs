@@ -17,6 +17,8 @@ enum Step {
     /// After a kill: everything is there, but nobody can know.
     ReturnUnclean(u32),
     ReturnClean(u32),
+    /// With a data dir that was emptied, or an older copy of it that stopped orderly.
+    ReturnSetBack(u32),
     /// Only the connection was lost.
     Reconnect(u32),
     Withhold(u32, bool),
@@ -35,6 +37,7 @@ fn step(servers: u32) -> impl Strategy<Value = Step> {
         1 => one.clone().prop_map(Step::ReturnLossy),
         2 => one.clone().prop_map(Step::ReturnUnclean),
         1 => one.clone().prop_map(Step::ReturnClean),
+        1 => one.clone().prop_map(Step::ReturnSetBack),
         1 => one.clone().prop_map(Step::Reconnect),
         1 => (one.clone(), any::<bool>()).prop_map(|(s, on)| Step::Withhold(s, on)),
         2 => one.clone().prop_map(Step::Suspect),
@@ -90,6 +93,7 @@ impl World {
                 home: (1..=count).map(ServerId).collect(),
                 config,
                 effective: None,
+                lost: Vec::new(),
             },
         }
     }
@@ -107,7 +111,10 @@ impl World {
 
     fn base(&self) -> Vec<ServerRun> {
         match &self.record.effective {
-            Some(effective) => effective.in_sync().collect(),
+            Some(effective) => effective
+                .in_sync()
+                .filter(|run| !self.record.lost.contains(&run.server))
+                .collect(),
             None => self.record.home.iter().map(|s| self.present(*s)).collect(),
         }
     }
@@ -136,6 +143,15 @@ impl World {
             }
             Step::ReturnUnclean(s) => self.restart(ServerId(s), false),
             Step::ReturnClean(s) => self.restart(ServerId(s), true),
+            Step::ReturnSetBack(s) => {
+                let server = ServerId(s);
+                let served = self.base().iter().any(|run| run.server == server);
+                if !self.servers[&server].alive && served && self.record.effective.is_some() {
+                    self.complete.remove(&server);
+                    self.record.lost.push(server);
+                }
+                self.restart(server, true);
+            }
             Step::Reconnect(s) => self.servers.get_mut(&ServerId(s)).unwrap().alive = true,
             Step::Withhold(s, on) => {
                 self.servers.get_mut(&ServerId(s)).unwrap().may_join = !on;
@@ -190,6 +206,7 @@ impl World {
             ),
         }
         self.complete = in_sync;
+        self.record.lost.clear();
         self.record.effective = Some(config);
     }
 
@@ -296,6 +313,10 @@ impl World {
         for server in self.record.home.clone() {
             self.servers.get_mut(&server).unwrap().may_join = true;
             self.restart(server, false);
+        }
+        if self.base().is_empty() {
+            // A person accepts one of the old copies.
+            self.record.lost.pop();
         }
         for _ in 0..20 {
             self.run(&[Step::WaitOver, Step::Effective]);

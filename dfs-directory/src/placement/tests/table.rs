@@ -80,6 +80,15 @@ fn servers(home: &[ServerId], there: &str) -> Servers {
     home.iter().map(view).collect()
 }
 
+/// The servers that came back with a data dir that is not the one they served with.
+fn lost(there: &str) -> Vec<ServerId> {
+    let tokens = there.split_whitespace();
+    tokens
+        .filter(|token| token.contains('#'))
+        .map(server)
+        .collect()
+}
+
 fn parse(text: &str) -> Line {
     let cells: Vec<&str> = text.trim_matches('|').split('|').map(str::trim).collect();
     let [served, now, there, event, after, equalise, _why] = cells[..] else {
@@ -134,6 +143,7 @@ fn parse(text: &str) -> Line {
             home: home.clone(),
             config: last,
             effective,
+            lost: lost(there),
         },
         servers: servers(&home, there),
         event,

@@ -16,7 +16,8 @@ use dfs_proto::msg::control::{
     GroupsEqualised, SessionsFenced,
 };
 use dfs_proto::msg::registry::{
-    ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, ServerRegistered, Space,
+    DataDirPast, ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, ServerRegistered,
+    Space,
 };
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::SERVER_HEARTBEAT;
@@ -241,8 +242,15 @@ impl Server {
             node: NodeId(node),
             incarnation: Incarnation(incarnation),
             address: format!("127.0.0.1:{node}"),
-            clean,
-            epochs: Vec::new(),
+            past: DataDirPast {
+                runs: (1..incarnation).map(Incarnation).collect(),
+                intact: if clean { incarnation as u32 - 1 } else { 0 },
+                accept_rollback: false,
+            },
+            // The played server's disk keeps what it adopted.
+            epochs: (0..64)
+                .map(|group| (GroupId(group), Epoch(u64::MAX)))
+                .collect(),
             space: Space {
                 total_bytes: 3_000,
                 free_bytes: 1_500,

@@ -24,6 +24,7 @@ use dfs_proto::attr::Timestamp;
 use dfs_proto::cluster::{ClusterMap, GroupConfig};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{ClusterId, Epoch, GroupId, Incarnation, NodeId, ServerRun};
+use dfs_proto::msg::registry::DataDirPast;
 use dfs_proto::timing::RETURN_WAIT;
 use drive::Drive;
 use registry::Registry;
@@ -136,7 +137,11 @@ impl Directory {
 
     pub(crate) fn requested(&mut self, s: &mut Schedule, call: u64, from: Process, ask: Ask) {
         let answer: Answer = match ask {
-            Ask::Register { incarnation, clean } => self.register(s, from, incarnation, clean),
+            Ask::Register {
+                incarnation,
+                past,
+                epochs,
+            } => self.register(s, from, incarnation, past, epochs),
             Ask::Alive(run) => match self.registry.heard(run, from, s.now) {
                 true => Ok(Told::Done),
                 false => Err(error(ErrorCode::NotRegistered)),
@@ -215,7 +220,8 @@ impl Directory {
         s: &mut Schedule,
         from: Process,
         incarnation: Incarnation,
-        clean: bool,
+        past: DataDirPast,
+        epochs: Vec<(GroupId, Epoch)>,
     ) -> Answer {
         let Node::Server(place) = from.node else {
             return Err(error(ErrorCode::InvalidArgument));
@@ -223,8 +229,9 @@ impl Directory {
         let command = PlacementCommand::RegisterServer {
             node: NodeId(place as u128 + 1),
             incarnation,
-            address: String::new(),
-            clean,
+            address: format!("place {place}"),
+            past,
+            epochs,
         };
         // Its connection may be over by the time that the directory reads from it.
         if !s.is_alive(from) {
@@ -232,7 +239,7 @@ impl Directory {
         }
         let outcome = self.commit(s, state::Change::Placement(command));
         self.reload(s);
-        let Some(Outcome::Placement(PlacementOutcome::Registered { server })) = outcome else {
+        let Some(Outcome::Placement(PlacementOutcome::Registered { server, .. })) = outcome else {
             return Err(error(ErrorCode::Internal));
         };
         s.places.insert(server, place);
