@@ -29,6 +29,14 @@ pub struct Config {
     /// Found a new cluster if DIR is empty. The options below count only then.
     #[arg(long)]
     pub format: bool,
+    /// Members of a running directory: become one more of them if DIR is empty.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        conflicts_with = "format"
+    )]
+    pub join: Vec<String>,
     #[command(flatten)]
     pub shape: Shape,
 }

@@ -3,7 +3,10 @@
 pub mod admin_api;
 pub mod config;
 pub mod governor;
+pub mod joining;
 pub mod lease;
+pub mod member_api;
+pub mod members;
 pub mod mount_api;
 pub mod namespace;
 pub mod node;

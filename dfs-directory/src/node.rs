@@ -2,6 +2,8 @@
 
 use crate::admin_api::AdminApi;
 use crate::config::Config;
+use crate::joining;
+use crate::member_api::{self, MemberApi};
 use crate::mount_api::MountApi;
 use crate::namespace::{self, NamespaceCommand};
 use crate::raft::{self, RaftHandle, RaftOptions};
@@ -12,12 +14,11 @@ use crate::storage::{DataDir, Identity as DataIdentity, durable};
 use crate::tasks::Tasks;
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{ClusterId, Incarnation, MemberId, NodeId};
-use dfs_proto::transport::{
-    Connection, Identity, Incoming, Listener, Role, Secret, Service, read_secret,
-};
+use dfs_proto::transport::{Connection, Identity, Incoming, Listener, Role, Service, read_secret};
 use std::fmt;
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// Why a member does not run; the text says what to do.
 #[derive(Debug)]
@@ -43,10 +44,14 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
         .map(read_secret)
         .transpose()
         .map_err(failed)?;
-    let data = open_data(&config)?;
-    let path = data.path().to_owned();
-    let own = data.identity();
-    let identity = Arc::new(identity(own, secret)?);
+    let place = open_data(&config)?;
+    let mut identity = Identity {
+        cluster: place.cluster(),
+        node: place.node(),
+        incarnation: Incarnation(random()?),
+        role: Role::Directory,
+        secret,
+    };
     let listener = Listener::bind(&config.listen, &identity)
         .await
         .map_err(failed)?;
@@ -57,10 +62,35 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
             "listening on {bound}, all addresses: say with --advertise which one others reach"
         )));
     }
-    let raft = raft::start(RaftOptions::new(data, address.clone()))
-        .await
-        .map_err(failed)?;
-    let founded = found(&raft, &config, own.cluster).await;
+    let mut stop = std::pin::pin!(stop);
+    let data = match place {
+        Place::Held(data) => data,
+        Place::Joins(node) => {
+            let asking = Arc::new(identity.clone());
+            let joined = tokio::select! {
+                joined = joining::join(&config.join, &asking, &address) => joined.map_err(failed)?,
+                () = &mut stop => return Ok(()),
+            };
+            identity.cluster = Some(joined.cluster);
+            let own = DataIdentity {
+                cluster: joined.cluster,
+                node,
+                member: joined.member,
+                stage: Stage::Joining,
+            };
+            DataDir::format(&config.data, own).map_err(failed)?
+        }
+    };
+    let path = data.path().to_owned();
+    let own = data.identity();
+    let identity = Arc::new(identity);
+    let mut options = RaftOptions::new(data, address.clone());
+    options.identity = Some(identity.clone());
+    let raft = raft::start(options).await.map_err(failed)?;
+    let founded = match own.stage {
+        Stage::Founding => found(&raft, &config, own, &address).await,
+        Stage::Founded | Stage::Joining => check_cluster(&raft, &config, own.cluster),
+    };
     if let Err(e) = founded {
         raft.shutdown().await;
         return Err(e);
@@ -68,13 +98,20 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
 
     let (tasks, placement, events) = Tasks::new(raft.clone());
     let tasks = tokio::spawn(tasks.run());
-    let mounts = MountApi::start(raft.clone(), placement.clone(), vec![address.clone()]);
+    let mounts = MountApi::start(raft.clone(), placement.clone());
     let router = Arc::new(Router {
         admin: AdminApi::new(raft.clone(), placement, mounts.clone(), address.clone()),
         servers: ServerApi::new(events),
+        members: MemberApi::new(raft.clone()),
         mounts,
     });
     let (stopping, stopped) = watch::channel(false);
+    let announced = joining::announce(raft.clone(), own.member, identity.clone(), address.clone());
+    let mut beside = JoinSet::new();
+    beside.spawn(announced);
+    if own.stage == Stage::Founded && config.format {
+        beside.spawn(found_late(raft.clone(), config, own, address));
+    }
     let accepting = tokio::spawn(listener.run(identity, router, async move {
         let mut stopped = stopped;
         // An error means that the member is gone, which is a stop too.
@@ -97,6 +134,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
         }),
     };
     log::info!("stopping");
+    beside.shutdown().await;
     stopping.send_replace(true);
     if let Err(e) = accepting.await {
         log::error!("the listener has died: {e}");
@@ -105,75 +143,132 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     ended
 }
 
+/// Where the member's data are, or will be.
+enum Place {
+    Held(DataDir),
+    /// An empty dir: the directory gives the new node its place.
+    Joins(NodeId),
+}
+
+impl Place {
+    fn cluster(&self) -> Option<ClusterId> {
+        match self {
+            Self::Held(data) => Some(data.identity().cluster),
+            Self::Joins(_) => None,
+        }
+    }
+
+    fn node(&self) -> NodeId {
+        match self {
+            Self::Held(data) => data.identity().node,
+            Self::Joins(node) => *node,
+        }
+    }
+}
+
 /// Holds the data dir; an empty one is formatted if that is wanted.
-fn open_data(config: &Config) -> Result<DataDir, NodeError> {
+fn open_data(config: &Config) -> Result<Place, NodeError> {
     if DataDir::is_formatted(&config.data).map_err(failed)? {
-        return DataDir::open(&config.data, None).map_err(failed);
+        return DataDir::open(&config.data, None)
+            .map(Place::Held)
+            .map_err(failed);
+    }
+    let node = NodeId((u128::from(random()?) << 64) | u128::from(random()?));
+    if !config.join.is_empty() {
+        return Ok(Place::Joins(node));
     }
     if !config.format {
         return Err(NodeError(format!(
-            "{} is not the data dir of a directory member; --format founds a new cluster in it",
+            "{} is not the data dir of a directory member; --format founds a new cluster in it, \
+             --join makes it a member of one that runs",
             config.data.display()
         )));
     }
     let identity = DataIdentity {
         cluster: ClusterId((u128::from(random()?) << 64) | u128::from(random()?)),
-        node: NodeId((u128::from(random()?) << 64) | u128::from(random()?)),
+        node,
         member: MemberId(1),
         stage: Stage::Founding,
     };
     // Numbers that can't be are refused before anything is written.
     config.shape.format(identity.cluster).map_err(NodeError)?;
-    DataDir::format(&config.data, identity).map_err(failed)
+    DataDir::format(&config.data, identity)
+        .map(Place::Held)
+        .map_err(failed)
 }
 
-/// Waits for the lead, and logs what the cluster is if that is its first entry.
-async fn found(raft: &RaftHandle, config: &Config, cluster: ClusterId) -> Result<(), NodeError> {
+/// Waits for the lead, and logs what the cluster is and who its first member, if those are not
+/// its first entries already.
+async fn found(
+    raft: &RaftHandle,
+    config: &Config,
+    own: DataIdentity,
+    address: &str,
+) -> Result<(), NodeError> {
     raft.leading().await.map_err(failed)?;
+    check_cluster(raft, config, own.cluster)?;
     let present = raft.read(namespace::read::format).await.map_err(failed)?;
-    if let Some(present) = present {
-        if config.format {
+    if present.is_none() {
+        if !config.format {
+            return Err(NodeError(format!(
+                "the format of {} was interrupted; start it with --format again",
+                config.data.display()
+            )));
+        }
+        let format = config.shape.format(own.cluster).map_err(NodeError)?;
+        let change = Change::Namespace(NamespaceCommand::Format(format));
+        match raft.commit(change).await.map_err(failed)? {
+            Outcome::Namespace(outcome) => {
+                outcome
+                    .0
+                    .map_err(|code| failed(Error::new(code, "the cluster was not formatted")))?;
+            }
+            other => {
+                return Err(NodeError(format!(
+                    "a strange outcome of the format: {other:?}"
+                )));
+            }
+        }
+    }
+    let member = member_api::admit(raft, own.node, address.to_owned())
+        .await
+        .map_err(failed)?;
+    if member != own.member {
+        return Err(NodeError(format!(
+            "the first member of the cluster is {}, not {member}",
+            own.member
+        )));
+    }
+    Ok(())
+}
+
+/// A founder may have died before its first entries were logged.
+async fn found_late(raft: RaftHandle, config: Config, own: DataIdentity, address: String) {
+    if let Err(e) = found(&raft, &config, own, &address).await {
+        log::error!("{e}");
+    }
+}
+
+/// Refuses tables of another cluster than the identity's.
+fn check_cluster(raft: &RaftHandle, config: &Config, own: ClusterId) -> Result<(), NodeError> {
+    let present = raft
+        .read_local(namespace::read::format)
+        .map_err(failed)?
+        .map(|format| format.cluster);
+    match present {
+        Some(cluster) if cluster != own => Err(NodeError(format!(
+            "{}: its identity says cluster {own}, its tables {cluster}: restore it as a whole",
+            config.data.display(),
+        ))),
+        Some(_) if config.format => {
             log::info!(
                 "{} holds a cluster already: --format is ignored",
                 config.data.display()
             );
+            Ok(())
         }
-        if present.cluster != cluster {
-            return Err(NodeError(format!(
-                "{}: its identity says cluster {cluster}, its tables {}: restore it as a whole",
-                config.data.display(),
-                present.cluster
-            )));
-        }
-        return Ok(());
+        _ => Ok(()),
     }
-    if !config.format {
-        return Err(NodeError(format!(
-            "the format of {} was interrupted; start it with --format again",
-            config.data.display()
-        )));
-    }
-    let format = config.shape.format(cluster).map_err(NodeError)?;
-    let change = Change::Namespace(NamespaceCommand::Format(format));
-    match raft.commit(change).await.map_err(failed)? {
-        Outcome::Namespace(outcome) => match outcome.0 {
-            Ok(_) => Ok(()),
-            Err(code) => Err(failed(Error::new(code, "the cluster was not formatted"))),
-        },
-        other => Err(NodeError(format!(
-            "a strange outcome of the format: {other:?}"
-        ))),
-    }
-}
-
-fn identity(own: DataIdentity, secret: Option<Secret>) -> Result<Identity, NodeError> {
-    Ok(Identity {
-        cluster: Some(own.cluster),
-        node: own.node,
-        incarnation: Incarnation(random()?),
-        role: Role::Directory,
-        secret,
-    })
 }
 
 fn random() -> Result<u64, NodeError> {
@@ -184,6 +279,7 @@ fn random() -> Result<u64, NodeError> {
 struct Router {
     mounts: MountApi,
     servers: ServerApi,
+    members: MemberApi,
     admin: AdminApi,
 }
 
@@ -200,6 +296,8 @@ impl Service for Router {
             self.mounts.serve(incoming);
         } else if ServerApi::serves(method) {
             self.servers.serve(incoming);
+        } else if MemberApi::serves(method) {
+            self.members.serve(incoming);
         } else if AdminApi::serves(method) {
             self.admin.serve(incoming);
         } else {

@@ -62,8 +62,6 @@ pub struct MountApi {
 struct Shared {
     raft: RaftHandle,
     placement: Placement,
-    /// `HOST:PORT` of all members of the directory.
-    members: Vec<String>,
     clock: Clock,
     /// Never held over an await.
     core: Mutex<Core>,
@@ -87,23 +85,16 @@ impl std::fmt::Debug for MountApi {
 
 impl MountApi {
     /// Starts the service and its tasks in the present tokio runtime. It serves while the
-    /// member leads and answers `NotLeader` else. `members` are the addresses of all members of
-    /// the directory, for mounts.
-    pub fn start(raft: RaftHandle, placement: Placement, members: Vec<String>) -> Self {
-        Self::start_at(Arc::new(boot_time), raft, placement, members)
+    /// member leads and answers `NotLeader` else.
+    pub fn start(raft: RaftHandle, placement: Placement) -> Self {
+        Self::start_at(Arc::new(boot_time), raft, placement)
     }
 
-    fn start_at(
-        clock: Clock,
-        raft: RaftHandle,
-        placement: Placement,
-        members: Vec<String>,
-    ) -> Self {
+    fn start_at(clock: Clock, raft: RaftHandle, placement: Placement) -> Self {
         let api = Self {
             shared: Arc::new(Shared {
                 raft,
                 placement,
-                members,
                 clock,
                 core: Mutex::new(Core::idle()),
                 next_token: AtomicU64::new(1),

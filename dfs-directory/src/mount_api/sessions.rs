@@ -2,6 +2,7 @@
 
 use super::MountApi;
 use crate::lease::Moment;
+use crate::members;
 use crate::session::{SessionChanged, SessionCommand, SessionInfo, SessionOutcome, SessionPhase};
 use crate::state::{Change, Outcome};
 use dfs_proto::error::{Error, ErrorCode, Result};
@@ -92,7 +93,7 @@ impl MountApi {
             map: (*self.placement().map()).clone(),
             clock_ns: clock_ns(),
             leader_life,
-            members: self.shared.members.clone(),
+            members: self.raft().members(),
         })
     }
 
@@ -111,7 +112,7 @@ impl MountApi {
         };
         self.bind(session, &connection)?;
         // An acknowledgement extends rights: only one who surely leads may give it.
-        self.raft().read(|_| Ok(())).await?;
+        let members = self.raft().read(|tables| members::list(tables)).await?;
         if self.alive(session)?.life != leader_life {
             return Err(ErrorCode::NotLeader.into());
         }
@@ -119,6 +120,7 @@ impl MountApi {
             map_version: self.placement().map().version,
             clock_ns: clock_ns(),
             leader_life,
+            members,
         })
     }
 

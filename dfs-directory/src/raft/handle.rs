@@ -3,16 +3,20 @@
 //! It belongs to no runtime: any thread may await it.
 
 use super::batcher::Proposals;
+use super::desk::Calls;
 #[cfg(any(test, feature = "testing"))]
 use super::in_memory::InMemory;
 use super::reader::Confirmations;
 use super::runtime::Core;
 use super::state_machine::Progress;
 use super::status::RaftStatus;
+use crate::members;
 use crate::state::tables::{Read, TableError};
 use crate::state::{Change, Outcome};
 use crate::storage::Store;
 use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::msg::member::DirectoryMember;
+use dfs_proto::transport::Incoming;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -34,6 +38,7 @@ pub(super) type StoreSlot = Arc<RwLock<Option<Arc<Store>>>>;
 
 /// A member with log and tables on disk.
 pub(super) struct Live {
+    pub(super) calls: Calls,
     pub(super) proposals: Proposals,
     pub(super) confirmations: Confirmations,
     /// Given up at the shutdown, so that the files are free for whoever opens them next.
@@ -92,6 +97,28 @@ impl RaftHandle {
             Inner::Live(live) => live.read(f),
             #[cfg(any(test, feature = "testing"))]
             Inner::InMemory(memory) => memory.read_local(f),
+        }
+    }
+
+    /// The members as far as this one knows, ordered by number: whom to ask when this one does not
+    /// lead. Empty if the tables can't be read, which stops the member anyway.
+    pub fn members(&self) -> Vec<DirectoryMember> {
+        self.read_local(|tables| members::list(tables))
+            .unwrap_or_default()
+    }
+
+    /// Serves a `RaftCall` of another member.
+    pub fn serve(&self, incoming: Incoming) {
+        match &self.0 {
+            Inner::Live(live) => {
+                if let Err(full) = live.calls.try_send(incoming) {
+                    let why = "this directory member is behind with the calls of others";
+                    full.into_inner()
+                        .refuse(Error::new(ErrorCode::Overloaded, why));
+                }
+            }
+            #[cfg(any(test, feature = "testing"))]
+            Inner::InMemory(_) => incoming.refuse_unknown(),
         }
     }
 

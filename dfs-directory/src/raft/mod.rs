@@ -14,8 +14,9 @@
 //! ```
 //!
 //! One thread with a runtime of its own runs openraft and the log; a flush blocks it, which was
-//! measured to be faster than handing the flush to another thread. Everything is laid out for
-//! several voters; with one, no peer is ever called.
+//! measured to be faster than handing the flush to another thread. Its connections to the other
+//! members live there too (`network`); their calls come in through the member's port and are
+//! handed over (`desk`). Who is a member follows what the log wants (`membership`).
 //!
 //! **Durability.** A change is answered when its log entry is flushed (on a majority) and it is
 //! applied. The tables are flushed later, by checkpoints; the log is purged only up to what a
@@ -23,11 +24,13 @@
 //! log is applied again from there.
 
 mod batcher;
+mod desk;
 mod handle;
 #[cfg(any(test, feature = "testing"))]
 mod in_memory;
 mod keeper;
 mod log_store;
+mod membership;
 mod network;
 mod reader;
 mod runtime;
@@ -37,6 +40,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod types;
+mod wire;
 
 pub use handle::RaftHandle;
 #[cfg(any(test, feature = "testing"))]
@@ -48,8 +52,10 @@ use crate::storage::DataDir;
 use crate::storage::identity::IdentityError;
 use crate::storage::log::{LogError, SEGMENT_BYTES};
 use crate::storage::snapshot::SnapshotError;
+use dfs_proto::transport::Identity;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 /// How to start a member.
 #[derive(Debug)]
@@ -58,6 +64,8 @@ pub struct RaftOptions {
     pub data: DataDir,
     /// `HOST:PORT` at which other members reach this one.
     pub address: String,
+    /// Shown to other members; `None` for a member that will stay alone.
+    pub identity: Option<Arc<Identity>>,
     /// Bytes of a log segment.
     pub segment_bytes: u64,
     /// The log is purged when it has grown to this many bytes.
@@ -69,6 +77,7 @@ impl RaftOptions {
         Self {
             data,
             address: address.into(),
+            identity: None,
             segment_bytes: SEGMENT_BYTES,
             log_bytes_max: 64 << 20,
         }
@@ -133,7 +142,8 @@ impl From<SnapshotError> for StartError {
 }
 
 /// Starts a member: opens its log and tables, applies what the tables lack, and takes its part
-/// in the group. A founding member makes the group of itself first.
+/// in the group. A founding member makes the group of itself first; a joining one is called by the
+/// others.
 ///
 /// It may not lead yet when this returns; see `RaftHandle::leading`.
 pub async fn start(options: RaftOptions) -> Result<RaftHandle, StartError> {

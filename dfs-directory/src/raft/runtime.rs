@@ -8,7 +8,7 @@ use super::reader::{self, Confirmer};
 use super::state_machine::StateMachine;
 use super::status::RaftStatus;
 use super::types::{Raft, log_id};
-use super::{RaftOptions, StartError, keeper};
+use super::{RaftOptions, StartError, desk, keeper, membership};
 use crate::storage::identity::Stage;
 use crate::storage::log::{Log, Vote};
 use crate::storage::{DataDir, Store};
@@ -53,7 +53,7 @@ impl Core {
 pub(super) async fn start(options: RaftOptions) -> Result<RaftHandle, StartError> {
     let (started, handle) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
+        .enable_all()
         .thread_name("raft-files")
         .build()
         .map_err(StartError::Thread)?;
@@ -115,6 +115,7 @@ impl Member {
         let RaftOptions {
             mut data,
             address,
+            identity,
             segment_bytes,
             log_bytes_max,
         } = options;
@@ -128,7 +129,8 @@ impl Member {
 
         let alone = Arc::new(AtomicBool::new(false));
         let log = LogStore::new(log, id.0, Arc::clone(&alone));
-        let raft = Raft::new(id.0, config()?, Peers, log.clone(), machine.clone())
+        let peers = Peers::new(id.0, identity);
+        let raft = Raft::new(id.0, config()?, peers, log.clone(), machine.clone())
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         machine.set_running();
@@ -139,7 +141,8 @@ impl Member {
                 .await
                 .map_err(|e| StartError::Raft(e.to_string()))?;
         }
-        if data.identity().stage != Stage::Joining {
+        // A joining member has no log before the others have called it.
+        if data.identity().stage != Stage::Joining || !pristine {
             data.founded()?;
         }
         let only_voter = {
@@ -177,8 +180,12 @@ impl Member {
         });
         let (proposals, batcher) = batcher::new(statuses.clone());
         let (confirmations, confirmer) = reader::new(Arc::clone(&self.alone), statuses.clone());
-        let tasks = self.spawn_tasks(status, batcher, confirmer);
+        let (calls, called) = desk::new();
+        let mut tasks = self.spawn_tasks(status, batcher, confirmer);
+        tasks.spawn(desk::run(self.raft.clone(), self.id, called));
+        tasks.spawn(membership::run(self.raft.clone(), Arc::clone(&self.store)));
         let live = Live {
+            calls,
             proposals,
             confirmations,
             store: Arc::clone(&self.store),

@@ -8,11 +8,13 @@
 //! | `namespace` | names, attributes, sizes, intents | inodes, entries, links, orphans, intents |
 //! | `session` | sessions, interest records, the ledger | sessions, interest, ledger |
 //! | `placement` | servers, replica groups | servers, groups |
+//! | `members` | members of the directory | members |
 
 pub mod memory;
 pub mod record;
 pub mod tables;
 
+use crate::members::{self, MembersCommand, MembersOutcome};
 use crate::namespace::{self, NamespaceCommand, NamespaceOutcome};
 use crate::placement::{self, PlacementCommand, PlacementOutcome};
 use crate::session::{self, SessionCommand, SessionOutcome};
@@ -34,6 +36,7 @@ pub enum Change {
     Namespace(NamespaceCommand),
     Session(SessionCommand),
     Placement(PlacementCommand),
+    Members(MembersCommand),
 }
 
 /// The answer to a command, the same on every member.
@@ -42,6 +45,7 @@ pub enum Outcome {
     Namespace(NamespaceOutcome),
     Session(SessionOutcome),
     Placement(PlacementOutcome),
+    Members(MembersOutcome),
 }
 
 /// Applies one command. An `Err` means that the tables themselves failed (disk, rot): the
@@ -52,5 +56,6 @@ pub fn apply(tables: &mut dyn Write, command: &Command) -> Result<Outcome, Table
         Change::Namespace(c) => Outcome::Namespace(namespace::apply(tables, now, c)?),
         Change::Session(c) => Outcome::Session(session::apply(tables, now, c)?),
         Change::Placement(c) => Outcome::Placement(placement::apply(tables, now, c)?),
+        Change::Members(c) => Outcome::Members(members::apply(tables, c)?),
     })
 }

@@ -32,6 +32,8 @@ pub enum Table {
     Ledger = 10,
     Servers = 11,
     Groups = 12,
+    /// Member number -> node and address: who the members of the directory are to be.
+    Members = 13,
 }
 
 /// The tables can't be read or written: the member must stop.

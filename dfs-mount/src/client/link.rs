@@ -7,7 +7,8 @@ use super::core::Core;
 use super::patience::Patience;
 use super::session::Session;
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::ClusterId;
+use dfs_proto::ids::{ClusterId, MemberId};
+use dfs_proto::msg::member::DirectoryMember;
 use dfs_proto::msg::session::{Heartbeat, HeartbeatAck, OpenSession};
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::{CACHE_RIGHT, REQUEST_DEADLINE, SESSION_HEARTBEAT};
@@ -43,6 +44,11 @@ pub(super) struct Up {
 
 /// Whom to try next, and what was learnt on the way.
 struct Dialer {
+    /// As the command line says.
+    given: Vec<String>,
+    /// As the directory says.
+    members: Vec<DirectoryMember>,
+    /// All of them.
     addresses: Vec<String>,
     next: usize,
     cluster: Option<ClusterId>,
@@ -52,6 +58,8 @@ struct Dialer {
 /// Keeps the link until the mount stops.
 pub(super) async fn run(core: Arc<Core>) {
     let mut dialer = Dialer {
+        given: core.options.directories.clone(),
+        members: Vec::new(),
         addresses: core.options.directories.clone(),
         next: 0,
         cluster: None,
@@ -71,7 +79,7 @@ pub(super) async fn run(core: Arc<Core>) {
                 let up = Arc::new(up);
                 core.link.send_replace(LinkState::Up(up.clone()));
                 let cause = tokio::select! {
-                    cause = beat(&core, &up) => cause,
+                    cause = beat(&core, &mut dialer, &up) => cause,
                     _ = stopping.wait_for(|stop| *stop) => break,
                 };
                 patience = Patience::new("the connection to the directory");
@@ -100,24 +108,32 @@ pub(super) async fn run(core: Arc<Core>) {
 impl Dialer {
     /// Chooses the next address after a failure.
     fn turn(&mut self, error: &Error) {
-        let named = (error.detail as usize).wrapping_sub(1);
-        let leader = error.code == ErrorCode::NotLeader && named < self.addresses.len();
-        self.next = if leader && named != self.next {
-            named
-        } else {
-            (self.next + 1) % self.addresses.len()
+        let named = self.members.iter().find(|member| {
+            error.code == ErrorCode::NotLeader && member.member == MemberId(error.detail)
+        });
+        let leader = named.and_then(|m| self.addresses.iter().position(|a| *a == m.address));
+        self.next = match leader {
+            Some(leader) if leader != self.next => leader,
+            _ => (self.next + 1) % self.addresses.len(),
         };
     }
 
-    /// Adds the members that the directory names.
-    fn learn(&mut self, members: &[String]) {
+    /// Takes over whom the directory names as its members. What the command line says stays: it
+    /// is all there is to try when the others are gone.
+    fn learn(&mut self, members: &[DirectoryMember]) {
+        if members.is_empty() || self.members == members {
+            return;
+        }
+        let present = self.addresses[self.next].clone();
+        self.members = members.to_vec();
+        self.addresses = self.given.clone();
         for member in members {
-            let address = member.rsplit(' ').next().unwrap_or(member);
-            let address = address.rsplit('=').next().unwrap_or(address);
-            if address.contains(':') && !self.addresses.iter().any(|a| a == address) {
-                self.addresses.push(address.to_owned());
+            if !self.addresses.contains(&member.address) {
+                self.addresses.push(member.address.clone());
             }
         }
+        let same = self.addresses.iter().position(|a| *a == present);
+        self.next = same.unwrap_or(0);
     }
 }
 
@@ -244,7 +260,7 @@ async fn heartbeat(
 }
 
 /// Heartbeats until the link has to be renewed.
-async fn beat(core: &Arc<Core>, up: &Arc<Up>) -> Error {
+async fn beat(core: &Arc<Core>, dialer: &mut Dialer, up: &Arc<Up>) -> Error {
     let mut ticks = tokio::time::interval(SESSION_HEARTBEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -256,6 +272,7 @@ async fn beat(core: &Arc<Core>, up: &Arc<Up>) -> Error {
         }
         match heartbeat(core, &up.connection, &up.session).await {
             Ok(ack) => {
+                dialer.learn(&ack.members);
                 if ack.leader_life != up.leader_life {
                     up.connection.close("the leader has changed");
                     return Error::new(ErrorCode::NotLeader, "the leader has changed");

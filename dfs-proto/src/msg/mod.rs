@@ -10,6 +10,7 @@
 //! | `chunk` | mount -> file server |
 //! | `peer` | file server -> file server |
 //! | `admin` | `dfsctl` -> directory |
+//! | `member` | directory member <-> directory member; `dfsctl` -> directory |
 //!
 //! The body of a frame is the encoded request, or for a reply the encoded
 //! `Result<Response, Error>`; file data travel beside it as the frame's payload.
@@ -40,6 +41,7 @@ pub mod admin;
 pub mod callback;
 pub mod chunk;
 pub mod control;
+pub mod member;
 pub mod namespace;
 pub mod peer;
 pub mod registry;
@@ -93,6 +95,7 @@ pub fn methods() -> impl Iterator<Item = (u16, &'static str)> {
         chunk::METHODS,
         peer::METHODS,
         admin::METHODS,
+        member::METHODS,
     ]
     .into_iter()
     .flatten()
@@ -109,6 +112,7 @@ pub fn visit(visitor: &mut impl Visit) {
     chunk::visit(visitor);
     peer::visit(visitor);
     admin::visit(visitor);
+    member::visit(visitor);
 }
 
 /// The name of a method number, for logs.

@@ -1,5 +1,6 @@
 //! Mount -> directory: sessions, leases, opens, locks, reclaim.
 
+use super::member::DirectoryMember;
 use super::requests;
 use crate::attr::{FileAttr, SizeTimes};
 use crate::cluster::ClusterMap;
@@ -35,8 +36,8 @@ pub struct SessionOpened {
     /// The life of the directory's leader: another value means that leases, opens and locks
     /// must be reclaimed.
     pub leader_life: u64,
-    /// Names and addresses of all members of the directory.
-    pub members: Vec<String>,
+    /// All members of the directory.
+    pub members: Vec<DirectoryMember>,
 }
 
 /// Sign of life; also renews the right to cache. Binds the connection to the session: callbacks
@@ -46,11 +47,13 @@ pub struct Heartbeat {
     pub session: SessionId,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct HeartbeatAck {
     pub map_version: MapVersion,
     pub clock_ns: i128,
     pub leader_life: u64,
+    /// All members of the directory.
+    pub members: Vec<DirectoryMember>,
 }
 
 /// Ends a session: everything of it is released at once. The mount has flushed before.

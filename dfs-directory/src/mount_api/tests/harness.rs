@@ -91,7 +91,7 @@ impl Directory {
                 crate::mount_api::boot_time() + Duration::from_millis(ahead.load(Ordering::SeqCst))
             }
         };
-        let api = MountApi::start_at(Arc::new(clock), raft.clone(), placement, Vec::new());
+        let api = MountApi::start_at(Arc::new(clock), raft.clone(), placement);
         until("it leads", || api.core().life != 0).await;
         let identity = Arc::new(Identity {
             cluster: Some(CLUSTER),

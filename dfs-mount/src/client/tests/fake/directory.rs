@@ -114,6 +114,7 @@ impl Fake {
             map_version: state.map.version,
             clock_ns: 1_000_000_000,
             leader_life: state.life,
+            members: Vec::new(),
         })
     }
 

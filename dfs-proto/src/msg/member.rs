@@ -1,0 +1,60 @@
+//! Directory member <-> directory member; who is a member.
+
+use super::requests;
+use crate::ids::{MemberId, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// What a `RaftCall` carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RaftCallKind {
+    /// Entries of the log, or a heartbeat.
+    Append,
+    /// A candidate asks for a vote.
+    Vote,
+    /// A piece of a snapshot.
+    Snapshot,
+}
+
+/// A message of the replicated log. Request and answer travel as payload, in the form that the
+/// directory's log module defines: it alone knows them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RaftCall {
+    pub kind: RaftCallKind,
+    /// Whom the caller takes the receiver for; another member at this address refuses.
+    pub target: MemberId,
+}
+
+/// Where a member of the directory is reached.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct DirectoryMember {
+    pub member: MemberId,
+    /// `HOST:PORT`.
+    pub address: String,
+}
+
+/// Takes a new member in, or notes a member's new address. A new node at the address of a member
+/// takes its place: that member's disk is gone. Repeated by the same node: the same answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct JoinDirectory {
+    pub node: NodeId,
+    pub address: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DirectoryJoined {
+    /// The number of the asking member: never used by another one.
+    pub member: MemberId,
+    pub members: Vec<DirectoryMember>,
+}
+
+/// Takes a member out for good; from `dfsctl`. `Busy` if nobody else were left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RemoveMember {
+    pub member: MemberId,
+}
+
+requests! {
+    0x0901 RaftCall => ();
+    0x0902 JoinDirectory => DirectoryJoined;
+    0x0903 RemoveMember => ();
+}
