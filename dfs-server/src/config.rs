@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Stores chunks of files and replicates them with other file servers.
 #[derive(Clone, Debug, Parser)]
@@ -36,6 +37,15 @@ pub struct Config {
     #[arg(long, value_name = "BYTES")]
     pub reserve: Option<u64>,
 
+    /// Each chunk is read, checked and compared with the other replicas this often: a number
+    /// with s, m, h or d; 0: never by itself.
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = seconds)]
+    pub scrub_every: Duration,
+
+    /// Bytes a second that are read for it, from all replicas together, by each server.
+    #[arg(long, value_name = "BYTES", default_value_t = 32 << 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub scrub_rate: u64,
+
     /// Use the dir although it was copied from elsewhere; the original must be gone for good.
     #[arg(long)]
     pub accept_copy: bool,
@@ -44,4 +54,37 @@ pub struct Config {
     /// anything newer: what was written since is lost.
     #[arg(long)]
     pub accept_rollback: bool,
+}
+
+/// `7d`, `12h`, `30m`, `90s` or `0`.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix(['s', 'm', 'h', 'd']) {
+        Some(number) => (number, text.as_bytes()[text.len() - 1]),
+        None if text == "0" => (text, b's'),
+        None => return Err("a number with s, m, h or d, for example 7d".into()),
+    };
+    let unit = match unit {
+        b'd' => 86_400,
+        b'h' => 3_600,
+        b'm' => 60,
+        _ => 1,
+    };
+    number
+        .parse::<u32>()
+        .map(|number| Duration::from_secs(u64::from(number) * unit))
+        .map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(seconds("7d"), Ok(Duration::from_secs(604_800)));
+        assert_eq!(seconds("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(seconds("2h"), seconds("120m"));
+        assert_eq!(seconds("0"), Ok(Duration::ZERO));
+        assert!(seconds("7").is_err() && seconds("d").is_err() && seconds("-1s").is_err());
+    }
 }

@@ -5,11 +5,13 @@
 //! | --- | --- |
 //! | `chunk` | the chunk store: a synchronous library that knows nothing of replication |
 //! | `replica` | the replication: a pure state machine that knows nothing of disk and network |
-//! | `service` | the shell that joins both with the network |
+//! | `scrub` | going through everything, to find and repair what is wrong |
+//! | `service` | the shell that joins all of it with the network |
 //! | `config`, `node` | the command line; one server, started and stopped |
 
 pub mod chunk;
 pub mod config;
 pub mod node;
 pub mod replica;
+mod scrub;
 pub mod service;

@@ -3,6 +3,7 @@
 use crate::chunk::{ChunkStore, OpenOptions};
 use crate::config::Config;
 use crate::replica::ReplicaCore;
+use crate::scrub::Scrubber;
 use crate::service::{DirectoryLink, Driver, Facing, Peers, begin_run, refusal};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{ClusterId, Incarnation};
@@ -125,6 +126,9 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
         },
     ));
     publish_address(&config.data, &bound)?;
+    let scrub = (config.scrub_every, config.scrub_rate);
+    let seed = (opened.node.0 ^ opened.node.0 >> 64) as u64;
+    let scrubber = Scrubber::new(driver.clone(), &config.data, scrub, seed);
     log::info!(
         "serving {} on {bound}, clean start: {clean}",
         config.data.display()
@@ -135,6 +139,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
         addresses: config.directory.clone(),
         identity,
         driver: driver.clone(),
+        scrubber: scrubber.clone(),
         advertise: config.advertise.clone().unwrap_or(bound),
         past,
         registered: registered.clone(),
@@ -144,6 +149,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     let tasks = [
         tokio::spawn(driver.clone().tick()),
         tokio::spawn(sync_in_background(store.clone())),
+        tokio::spawn(scrubber.clone().run()),
     ];
 
     let refused = tokio::select! {
@@ -167,7 +173,8 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     }
     let _ = end_listening.send(());
     let _ = listening.await;
-    drop(driver);
+    scrubber.save();
+    drop((driver, scrubber));
     close(&store).await?;
     // The tasks of closed connections let go of it one by one: the dir is free when this returns.
     let end = Instant::now() + STOP_PATIENCE;

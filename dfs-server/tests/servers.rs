@@ -233,6 +233,8 @@ fn config(data: &Path, directory: &str) -> Config {
         reserve: Some(0),
         accept_copy: false,
         accept_rollback: false,
+        scrub_every: Duration::ZERO,
+        scrub_rate: 1 << 20,
     }
 }
 

@@ -11,6 +11,7 @@
 //! | `peer` | file server -> file server |
 //! | `admin` | `dfsctl` -> directory |
 //! | `member` | directory member <-> directory member; `dfsctl` -> directory |
+//! | `scrub` | `dfsctl` -> directory -> file server -> file server: scrub and fsck |
 //!
 //! The body of a frame is the encoded request, or for a reply the encoded
 //! `Result<Response, Error>`; file data travel beside it as the frame's payload.
@@ -45,6 +46,7 @@ pub mod member;
 pub mod namespace;
 pub mod peer;
 pub mod registry;
+pub mod scrub;
 pub mod session;
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -96,6 +98,7 @@ pub fn methods() -> impl Iterator<Item = (u16, &'static str)> {
         peer::METHODS,
         admin::METHODS,
         member::METHODS,
+        scrub::METHODS,
     ]
     .into_iter()
     .flatten()
@@ -113,6 +116,7 @@ pub fn visit(visitor: &mut impl Visit) {
     peer::visit(visitor);
     admin::visit(visitor);
     member::visit(visitor);
+    scrub::visit(visitor);
 }
 
 /// The name of a method number, for logs.

@@ -22,6 +22,12 @@ impl ChunkStore {
     /// Makes the chunk a hole, whatever state it is in. Durable when it returns.
     pub fn remove(&self, key: ChunkKey) -> Result<()> {
         let _open = self.usable()?;
+        if self.damage(key).is_some() {
+            let handle = self.handle(key);
+            let mut live = handle.write();
+            self.set_aside(key);
+            *live = None;
+        }
         self.remove_batch(&[key], |_| true, Vec::new())
     }
 

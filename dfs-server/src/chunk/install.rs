@@ -218,6 +218,7 @@ impl ChunkStore {
         let mut live = Live::fresh(file, meta.clone());
         live.seal(meta, &self.disk)?;
         self.disk.reach(Step::ImageSynced)?;
+        self.set_aside(key);
         {
             let mut catalog = self.catalog();
             catalog.put(key, super::recover::row_of(live.meta(), None));

@@ -24,6 +24,7 @@ mod index;
 mod install;
 mod live;
 mod promises;
+mod quarantine;
 mod read;
 mod recover;
 mod removals;
@@ -37,6 +38,7 @@ mod tests;
 mod write;
 
 pub use error::{Damage, Result, StoreError};
+pub use quarantine::Kept;
 pub use request::{
     ChunkState, Image, InstallPart, OpenOptions, Opened, Read, Space, Verified, WriteRequest,
 };

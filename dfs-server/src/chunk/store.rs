@@ -13,6 +13,7 @@ use super::index::{Change, Content, Index, Ticket};
 use super::install::Installations;
 use super::live::Live;
 use super::promises::Promises;
+use super::quarantine::{Kept, Quarantine};
 use super::recover;
 use super::removals::Removals;
 use super::request::{ChunkState, Image, OpenOptions, Opened, Space};
@@ -29,6 +30,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 /// Cuts of one inode follow each other; those of others run side by side.
 pub(super) const CUT_STRIPES: usize = 64;
+
+/// With less room than this on the disk nothing is kept in quarantine.
+const QUARANTINE_ROOM: u64 = 256 << 20;
 
 /// Open files of the process that are not chunk files (sockets, the index).
 const OTHER_FILES: u64 = 256;
@@ -48,6 +52,7 @@ pub struct ChunkStore {
     pub(super) space: SpaceGauge,
     pub(super) installations: Installations,
     pub(super) removals: Removals,
+    quarantine: Quarantine,
     pub(super) cuts: [Mutex<()>; CUT_STRIPES],
     /// Whether the store was closed; held shared by whatever changes something.
     pub(super) gate: RwLock<bool>,
@@ -107,6 +112,7 @@ impl ChunkStore {
             fans,
             installations,
             removals,
+            quarantine: Quarantine::new(dir),
             cuts: [const { Mutex::new(()) }; CUT_STRIPES],
             gate: RwLock::new(false),
         };
@@ -323,6 +329,23 @@ impl ChunkStore {
             }
         }
         error
+    }
+
+    /// Before a copy is replaced or removed, under its exclusive lock: a damaged one is kept
+    /// aside. Its place is empty then, which is what the index calls damaged as well.
+    pub(super) fn set_aside(&self, key: ChunkKey) {
+        if let Some(damage) = self.damage(key) {
+            let path = file::chunk_path(&self.data, key);
+            self.quarantine.take(key, &path, &damage.to_string());
+            if self.space().available < QUARANTINE_ROOM {
+                self.quarantine.clear();
+            }
+        }
+    }
+
+    /// Damaged copies that were replaced and are kept.
+    pub fn quarantined(&self) -> Vec<Kept> {
+        self.quarantine.list()
     }
 
     /// The chunk's handle, locked for a change.

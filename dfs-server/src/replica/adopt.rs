@@ -106,6 +106,7 @@ impl ReplicaCore {
                 }
             }
         }
+        self.leave_scrubs(id, &wrong_epoch(newer));
         self.transfers.retain(|_, t| t.group != id);
         self.rotten.clear();
         self.drop_from_batches(id);

@@ -36,6 +36,9 @@ impl ReplicaCore {
             return self.refuse(caller, Error::bare(ErrorCode::Overloaded));
         }
         gate.waiting.push_back((caller, request));
+        for key in self.lanes_of(inode).collect::<Vec<_>>() {
+            self.yield_scrub(key);
+        }
         self.start_cut(inode, h);
     }
 

@@ -3,6 +3,7 @@
 //! A request looks the same whether it is received or sent, so whoever carries it between two
 //! cores (the transport, or a simulated network) needs to know nothing of its meaning.
 
+use super::scrub::{ScrubChunk, ScrubKeys, ScrubPage, Scrubbed};
 use dfs_proto::cluster::GroupConfig;
 use dfs_proto::error::Error;
 use dfs_proto::ids::{
@@ -19,6 +20,7 @@ use dfs_proto::msg::peer::{
     GetChunkStates, GetMarks, GroupMarks, HeldChunk, InstallChunk, InstallFloors, ListChunks,
     ListFloors, SyncGroup, WriteRecord,
 };
+use dfs_proto::msg::scrub::{CheckChunk, CheckedChunk, CheckedCopy};
 use dfs_proto::payload::Payload;
 use std::time::Duration;
 
@@ -34,6 +36,8 @@ pub struct Token(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Sender {
     Mount,
+    /// This server itself: what it looks after by itself, or was asked for by `dfsctl`.
+    Own,
     /// A run of a file server. Runs draw random numbers, so the number alone names it.
     Server(Incarnation),
     Directory,
@@ -60,6 +64,9 @@ pub enum Request {
     Install(InstallChunk),
     SyncGroup(SyncGroup),
     Committed(Committed),
+    ScrubKeys(ScrubKeys),
+    ScrubChunk(ScrubChunk),
+    Check(CheckChunk),
 }
 
 /// The answer of a request that succeeded.
@@ -77,6 +84,9 @@ pub enum Response {
     States(Vec<HeldChunk>),
     Floors(FloorPage),
     Image(ChunkImage),
+    Keys(ScrubPage),
+    Scrubbed(Scrubbed),
+    Checked(CheckedChunk),
     /// Done, and nothing more to say.
     Done,
 }
@@ -207,6 +217,10 @@ pub enum DiskOp {
     AdoptTorn {
         key: ChunkKey,
     },
+    /// Reads and verifies a whole copy.
+    Check {
+        key: ChunkKey,
+    },
 }
 
 /// What a disk operation gave.
@@ -215,4 +229,6 @@ pub enum DiskDone {
     Done,
     Read(ChunkRead, Payload),
     Image(ChunkImage, Payload),
+    /// `None`: a hole.
+    Checked(Option<CheckedCopy>),
 }

@@ -75,6 +75,8 @@ impl ReplicaCore {
                 }
                 (3_u8, group, server).hash(&mut hasher);
             }
+            SendFor::ScrubList { run, .. } => (4_u8, run).hash(&mut hasher),
+            SendFor::ScrubCheck { key, run, .. } => (5_u8, key, run).hash(&mut hasher),
             SendFor::Nobody => return None,
         }
         Some(hasher.finish())
@@ -106,6 +108,7 @@ fn lane_into<H: Hasher>(lane: &Lane, hasher: &mut H) {
             Op::Apply(op) => op.hash(hasher),
             Op::Install(op) => op.hash(hasher),
             Op::Copy(op) => op.hash(hasher),
+            Op::Scrub(op) => op.hash(hasher),
             Op::Draining { group } => group.hash(hasher),
         }
     }

@@ -5,6 +5,7 @@
 //! lane is never a copy of something that could still vanish.
 
 use super::event::Caller;
+use super::scrub::ScrubOp;
 use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun, SessionId, Version};
 use dfs_proto::msg::chunk::WriteChunk;
 use dfs_proto::msg::peer::{ForwardWrite, InstallChunk};
@@ -37,6 +38,8 @@ pub(super) enum Op {
     Install(InstallOp),
     /// Making copies of the chunk equal.
     Copy(CopyOp),
+    /// Comparing the copies of the chunk.
+    Scrub(ScrubOp),
     /// Of an older epoch, answered already; the disk is still at it.
     Draining { group: GroupId },
 }
@@ -128,6 +131,8 @@ pub(super) enum Purpose {
     Equalise,
     Join(ServerId),
     SelfRepair,
+    /// A comparison has found wrong copies; who asked for it.
+    Scrub(Caller),
 }
 
 impl Op {
@@ -137,6 +142,7 @@ impl Op {
             Self::Apply(op) => op.request.group,
             Self::Install(op) => op.request.group,
             Self::Copy(op) => op.group,
+            Self::Scrub(op) => op.group,
             Self::Draining { group } => *group,
         }
     }
@@ -147,7 +153,7 @@ impl Op {
             Self::Write(op) => op.payload.len(),
             Self::Apply(op) => op.payload.len(),
             Self::Install(op) => op.payload.len(),
-            Self::Copy(_) | Self::Draining { .. } => 0,
+            Self::Copy(_) | Self::Scrub(_) | Self::Draining { .. } => 0,
         }
     }
 
@@ -156,7 +162,7 @@ impl Op {
         match self {
             Self::Write(op) => Some(op.request.session),
             Self::Apply(op) => Some(op.request.session),
-            Self::Install(_) | Self::Copy(_) | Self::Draining { .. } => None,
+            Self::Install(_) | Self::Copy(_) | Self::Scrub(_) | Self::Draining { .. } => None,
         }
     }
 
@@ -165,6 +171,7 @@ impl Op {
             Self::Write(op) => op.callers.clone(),
             Self::Apply(op) => vec![op.caller],
             Self::Install(op) => vec![op.caller],
+            Self::Scrub(op) => vec![op.caller],
             Self::Copy(_) | Self::Draining { .. } => Vec::new(),
         }
     }

@@ -15,6 +15,7 @@
 //! | `cut` | cuts, serialised with the writes of their inode |
 //! | `transfer` | copying one chunk between two members |
 //! | `equalise` | making the members of a new epoch equal |
+//! | `scrub` | comparing the copies of a chunk, replacing wrong ones |
 //! | `join` | bringing a joining member up to date |
 //! | `fingerprint` | telling states apart, for the exploration |
 //!
@@ -34,6 +35,7 @@ mod lane;
 mod planted;
 mod primary;
 mod reader;
+mod scrub;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -41,6 +43,7 @@ mod transfer;
 pub use event::{Action, Caller, DiskDone, DiskOp, Event, Request, Response, Sender, Token};
 pub use holdings::Holdings;
 pub use planted::Planted;
+pub use scrub::{ScrubChunk, ScrubKeys, ScrubPage, Scrubbed};
 
 use adopt::{Adoption, FenceTask};
 use cut::CutGate;
@@ -54,6 +57,7 @@ use dfs_proto::timing::FORWARD_DEADLINE;
 use equalise::EqualiseBatch;
 use group::{Group, Role, Stage};
 use lane::{LANE_BYTES_MAX, LANE_MAX, Lane, Op};
+use scrub::{Checking, Listing, Mending};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use transfer::Transfer;
@@ -100,6 +104,15 @@ enum DiskFor {
     Torn {
         key: ChunkKey,
     },
+    Checked {
+        check: Checking,
+        caller: Caller,
+    },
+    ScrubOwn {
+        check: Checking,
+        id: u64,
+        own: ServerRun,
+    },
     OwnFloors {
         group: GroupId,
         epoch: Epoch,
@@ -140,6 +153,15 @@ enum SendFor {
         run: ServerRun,
     },
     Transfer(u64),
+    ScrubList {
+        id: u64,
+        run: ServerRun,
+    },
+    ScrubCheck {
+        key: ChunkKey,
+        id: u64,
+        run: ServerRun,
+    },
     Equalise {
         group: GroupId,
         epoch: Epoch,
@@ -183,6 +205,8 @@ pub struct ReplicaCore {
     fence_tasks: BTreeMap<u64, FenceTask>,
     batches: Vec<EqualiseBatch>,
     transfers: BTreeMap<u64, Transfer>,
+    listings: BTreeMap<u64, Listing>,
+    mendings: BTreeMap<Caller, Mending>,
     /// Chunks whose damage was reported already.
     rotten: BTreeSet<ChunkKey>,
     disks: BTreeMap<Token, PendingDisk>,
@@ -211,6 +235,8 @@ impl ReplicaCore {
             fence_tasks: BTreeMap::new(),
             batches: Vec::new(),
             transfers: BTreeMap::new(),
+            listings: BTreeMap::new(),
+            mendings: BTreeMap::new(),
             rotten: BTreeSet::new(),
             disks: BTreeMap::new(),
             sends: BTreeMap::new(),
@@ -264,6 +290,20 @@ impl ReplicaCore {
         })
     }
 
+    /// Whether this run is a member that receives the group's writes, as far as it knows.
+    pub fn takes_part(&self, group: GroupId) -> bool {
+        self.groups
+            .get(&group)
+            .is_some_and(|g| g.role != Role::Stranger)
+    }
+
+    /// The groups that this run leads and that serve.
+    pub fn led(&self) -> Vec<GroupId> {
+        let led = |g: &Group| g.role == Role::Primary && g.stage == Stage::Effective;
+        let groups = self.groups.iter().filter(|(_, g)| led(g));
+        groups.map(|(id, _)| *id).collect()
+    }
+
     /// Whether nothing is in progress: what a clean stop waits for.
     pub fn is_idle(&self) -> bool {
         self.lanes.is_empty() && self.disks.is_empty() && self.cuts.is_empty()
@@ -302,7 +342,10 @@ impl ReplicaCore {
             }
             (Request::SyncGroup(r), Sender::Server(run)) => self.sync_group(caller, run, r),
             (Request::Committed(r), Sender::Server(run)) => self.committed(caller, run, &r),
-            (_, Sender::Mount | Sender::Server(_) | Sender::Directory) => {
+            (Request::Check(r), Sender::Server(run)) => self.check(caller, run, r, h),
+            (Request::ScrubKeys(r), Sender::Own) => self.scrub_keys(caller, r, h),
+            (Request::ScrubChunk(r), Sender::Own) => self.scrub_chunk(caller, r, h),
+            (_, Sender::Mount | Sender::Own | Sender::Server(_) | Sender::Directory) => {
                 self.refuse(caller, Error::bare(ErrorCode::UnknownMethod));
             }
         }
@@ -338,6 +381,11 @@ impl ReplicaCore {
             } => self.caught_up(caller, group, epoch, result),
             DiskFor::Transfer { id, key } => self.transfer_disk_ended(id, key, result, h),
             DiskFor::Torn { key } => self.torn_adopted(key, result, h),
+            DiskFor::Checked { check, caller } => self.checked(check, caller, result, h),
+            DiskFor::ScrubOwn { check, id, own } => {
+                let found = check.ended(result, h);
+                self.scrub_read(check.key, id, own, found, h);
+            }
             DiskFor::OwnFloors { group, epoch } => self.own_floors_kept(group, epoch, result),
             DiskFor::OldFloors { group, epoch } => {
                 self.old_floors_dropped(group, epoch, result, h);
@@ -360,6 +408,14 @@ impl ReplicaCore {
                 self.forward_answered(key, version, run, result, h);
             }
             Some(SendFor::Transfer(id)) => self.transfer_answered(id, result, payload, h),
+            Some(SendFor::ScrubList { id, run }) => self.scrub_listed(id, run, result),
+            Some(SendFor::ScrubCheck { key, id, run }) => {
+                let found = result.and_then(|response| match response {
+                    Response::Checked(checked) => Ok(checked),
+                    _ => Err(Error::bare(ErrorCode::Malformed)),
+                });
+                self.scrub_read(key, id, run, found, h);
+            }
             Some(SendFor::Equalise { group, epoch, run }) => {
                 self.equalise_answered(group, epoch, run, result, h);
             }
@@ -469,6 +525,9 @@ impl ReplicaCore {
 
     /// Queues a change of a chunk, and starts it if nothing is before it.
     fn enqueue(&mut self, key: ChunkKey, op: Op, h: &dyn Holdings) {
+        if !matches!(op, Op::Scrub(_)) {
+            self.yield_scrub(key);
+        }
         let lane = self.lanes.entry(key).or_default();
         let full = lane.queue.len() >= LANE_MAX || self.lane_bytes + op.bytes() > LANE_BYTES_MAX;
         if full && !matches!(op, Op::Copy(_)) {
@@ -507,6 +566,7 @@ impl ReplicaCore {
                 Op::Apply(op) => self.start_apply(op, h).map(Op::Apply),
                 Op::Install(op) => self.start_install(op, h).map(Op::Install),
                 Op::Copy(op) => self.start_copy(key, op, h).map(Op::Copy),
+                Op::Scrub(op) => self.start_scrub(key, op, h).map(Op::Scrub),
                 Op::Draining { .. } => None,
             };
             match (started, self.lanes.get_mut(&key)) {

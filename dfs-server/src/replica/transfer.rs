@@ -348,6 +348,7 @@ impl ReplicaCore {
     fn copy_ended(&mut self, key: ChunkKey, op: &CopyOp, h: &dyn Holdings) {
         let failed = op.failed.first();
         match op.purpose {
+            Purpose::Scrub(caller) => self.mended(caller, key, &op.failed, op.pull),
             Purpose::SelfRepair => self.self_repaired(key, failed.map(|(_, error)| error)),
             Purpose::Equalise => self.chunk_equalised(op.group, op.epoch, key, &op.failed, h),
             Purpose::Join(server) => {

@@ -7,6 +7,7 @@
 
 use super::driver::Driver;
 use super::facing::Facing;
+use crate::scrub::Scrubber;
 use dfs_proto::error::{Error, ErrorCode, Retry};
 use dfs_proto::ids::{ClusterId, Epoch, GroupId, ServerId, ServerRun};
 use dfs_proto::msg::registry::{
@@ -50,6 +51,7 @@ pub struct DirectoryLink {
     pub addresses: Vec<String>,
     pub identity: Arc<Identity>,
     pub driver: Arc<Driver>,
+    pub scrubber: Arc<Scrubber>,
     /// `HOST:PORT` under which others reach this server.
     pub advertise: String,
     /// What the data dir knows of earlier runs.
@@ -73,7 +75,7 @@ impl DirectoryLink {
     /// Runs until the task is dropped, or every directory refuses a run that never registered:
     /// then it says why.
     pub async fn run(mut self) -> String {
-        let service = Facing::directory(self.driver.clone());
+        let service = Facing::directory(self.driver.clone(), self.scrubber.clone());
         let mut delay = RETRY_DELAY_MIN;
         let mut at = 0;
         let mut complained = false;

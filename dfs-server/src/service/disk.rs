@@ -6,6 +6,7 @@ use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{ChunkKey, Generation, GroupId, InodeId, SessionId, Version};
 use dfs_proto::msg::chunk::ChunkRead;
 use dfs_proto::msg::peer::{ChunkImage, ChunkState, WriteRecord};
+use dfs_proto::msg::scrub::CheckedCopy;
 use dfs_proto::payload::{Payload, PayloadMut};
 
 /// From this size on a transfer is worth a hand-over to another thread.
@@ -89,7 +90,8 @@ pub(super) fn is_short(store: &ChunkStore, op: &DiskOp) -> bool {
         | DiskOp::DropFloors { .. }
         | DiskOp::Fetch { .. }
         | DiskOp::Install { .. }
-        | DiskOp::AdoptTorn { .. } => false,
+        | DiskOp::AdoptTorn { .. }
+        | DiskOp::Check { .. } => false,
     }
 }
 
@@ -101,7 +103,8 @@ pub(super) fn is_long(op: &DiskOp) -> bool {
         | DiskOp::SyncGroup { .. }
         | DiskOp::Fetch { .. }
         | DiskOp::Install { .. }
-        | DiskOp::AdoptTorn { .. } => true,
+        | DiskOp::AdoptTorn { .. }
+        | DiskOp::Check { .. } => true,
         DiskOp::Read { .. }
         | DiskOp::Write { .. }
         | DiskOp::Adopt { .. }
@@ -186,6 +189,15 @@ pub(super) fn perform(store: &ChunkStore, op: &DiskOp) -> Result<DiskDone, Error
                 checksums: &image.checksums,
                 last: *last,
             })?;
+        }
+        DiskOp::Check { key } => {
+            let copy = store.verify(*key)?.map(|found| CheckedCopy {
+                generation: found.generation,
+                version: found.version,
+                len: found.len,
+                digest: found.digest.map_err(|damage| damage.to_string()),
+            });
+            return Ok(DiskDone::Checked(copy));
         }
         DiskOp::AdoptTorn { key } => {
             store.adopt_torn(*key)?;

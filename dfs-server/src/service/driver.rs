@@ -9,17 +9,19 @@ use super::disk::{StoreHoldings, is_long, is_short, perform};
 use super::peers::Peers;
 use super::{facing, verify};
 use crate::chunk::ChunkStore;
-use crate::replica::{Action, Caller, DiskOp, Event, ReplicaCore, Request, Sender, Token};
+use crate::replica::{
+    Action, Caller, DiskOp, Event, ReplicaCore, Request, Response, Sender, Token,
+};
 use dfs_proto::error::{Error, ErrorCode};
-use dfs_proto::ids::{Epoch, GroupId, ServerRun};
+use dfs_proto::ids::{ChunkKey, Epoch, GroupId, ServerRun, Version};
 use dfs_proto::msg::control::VerifyChunks;
 use dfs_proto::payload::Payload;
 use dfs_proto::transport::Incoming;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Syncs and copies that run at the same time. Less than there are disk threads: while many
 /// groups are brought up to date, a forwarded write must not wait behind all of them.
@@ -37,12 +39,19 @@ pub struct Driver {
     started: Instant,
     stopping: AtomicBool,
     long_ops: Semaphore,
+    checks: Mutex<BTreeMap<GroupId, ChunkKey>>,
 }
 
 struct Inner {
     core: ReplicaCore,
-    waiting: HashMap<Caller, Incoming>,
+    waiting: HashMap<Caller, Waiting>,
     last_caller: u64,
+}
+
+/// Who gets an answer of the core.
+enum Waiting {
+    Peer(Incoming),
+    Own(oneshot::Sender<Result<Response, Error>>),
 }
 
 impl std::fmt::Debug for Driver {
@@ -70,6 +79,7 @@ impl Driver {
             started: Instant::now(),
             stopping: AtomicBool::new(false),
             long_ops: Semaphore::new(LONG_OPS_MAX),
+            checks: Mutex::default(),
         })
     }
 
@@ -94,14 +104,19 @@ impl Driver {
         if self.stopping.load(Ordering::Relaxed) {
             return incoming.refuse(Error::bare(ErrorCode::ShuttingDown));
         }
-        if let Request::Adopt(adopt) = &request {
-            self.peers.learn(&adopt.servers);
+        match &request {
+            Request::Adopt(adopt) => self.peers.learn(&adopt.servers),
+            Request::Check(check) => {
+                let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+                checks.insert(check.group, check.key);
+            }
+            _ => {}
         }
         let caller = {
             let mut inner = self.inner();
             inner.last_caller += 1;
             let caller = Caller(inner.last_caller);
-            inner.waiting.insert(caller, incoming);
+            inner.waiting.insert(caller, Waiting::Peer(incoming));
             caller
         };
         self.feed(Event::Request {
@@ -110,6 +125,59 @@ impl Driver {
             request,
             payload,
         });
+    }
+
+    /// Asks the core something of this server's own.
+    pub(crate) async fn ask(self: &Arc<Self>, request: Request) -> Result<Response, Error> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(Error::bare(ErrorCode::ShuttingDown));
+        }
+        let (told, answer) = oneshot::channel();
+        let caller = {
+            let mut inner = self.inner();
+            inner.last_caller += 1;
+            let caller = Caller(inner.last_caller);
+            inner.waiting.insert(caller, Waiting::Own(told));
+            caller
+        };
+        self.feed(Event::Request {
+            from: Sender::Own,
+            caller,
+            request,
+            payload: Payload::default(),
+        });
+        answer
+            .await
+            .unwrap_or_else(|_| Err(Error::bare(ErrorCode::ShuttingDown)))
+    }
+
+    /// The groups that this run leads and that serve.
+    pub(crate) fn led(&self) -> Vec<GroupId> {
+        self.inner().core.led()
+    }
+
+    /// The chunks that primaries had this server check since this was asked last: the latest one
+    /// of each group.
+    pub(crate) fn take_checks(&self) -> BTreeMap<GroupId, ChunkKey> {
+        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut checks)
+    }
+
+    /// Removes a copy of a group that this server is no member of, if it is that version.
+    /// Blocks. The core waits meanwhile, so that the group cannot come back under it.
+    pub(crate) fn drop_stray(
+        &self,
+        group: GroupId,
+        key: ChunkKey,
+        version: Version,
+    ) -> Result<bool, Error> {
+        let inner = self.inner();
+        let held = self.store.state(key).map(|state| state.version);
+        if inner.core.takes_part(group) || held != Some(version) {
+            return Ok(false);
+        }
+        self.store.remove(key)?;
+        Ok(true)
     }
 
     /// Answers a page of the check of everything held, from another thread.
@@ -126,7 +194,7 @@ impl Driver {
         self.inner().core.epochs()
     }
 
-    pub(super) fn store(&self) -> &Arc<ChunkStore> {
+    pub(crate) fn store(&self) -> &Arc<ChunkStore> {
         &self.store
     }
 
@@ -163,11 +231,11 @@ impl Driver {
                 caller,
                 result,
                 payload,
-            } => {
-                if let Some(incoming) = inner.waiting.remove(&caller) {
-                    facing::answer(incoming, result, payload);
-                }
-            }
+            } => match inner.waiting.remove(&caller) {
+                Some(Waiting::Peer(incoming)) => facing::answer(incoming, result, payload),
+                Some(Waiting::Own(told)) => drop(told.send(result)),
+                None => {}
+            },
             Action::Disk { token, op } if is_short(&self.store, &op) => {
                 let result = perform(&self.store, &op);
                 return Some(Event::Disk { token, result });

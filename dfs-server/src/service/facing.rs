@@ -2,6 +2,7 @@
 
 use super::driver::Driver;
 use crate::replica::{Request, Response, Sender};
+use crate::scrub::Scrubber;
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::SessionId;
 use dfs_proto::msg::Request as _;
@@ -13,6 +14,7 @@ use dfs_proto::msg::peer::{
     Committed, FetchChunk, ForwardWrite, GetChunkStates, GetMarks, InstallChunk, InstallFloors,
     ListChunks, ListFloors, SyncGroup,
 };
+use dfs_proto::msg::scrub::CheckChunk;
 use dfs_proto::payload::Payload;
 use dfs_proto::transport::{Connection, Incoming, Role, Service};
 use std::collections::HashMap;
@@ -22,9 +24,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub struct Facing {
     driver: Arc<Driver>,
-    /// Connections made by this server, to the directory. Accepted ones bring mounts and
-    /// servers.
-    directory: bool,
+    /// Connections made by this server, to the directory, and what it may ask beside the core's
+    /// work. Accepted ones bring mounts and servers.
+    directory: Option<Arc<Scrubber>>,
     /// The session of each mount's connection.
     bound: Mutex<HashMap<u64, SessionId>>,
 }
@@ -34,23 +36,23 @@ impl Facing {
     pub fn others(driver: Arc<Driver>) -> Arc<Self> {
         Arc::new(Self {
             driver,
-            directory: false,
+            directory: None,
             bound: Mutex::default(),
         })
     }
 
     /// For the connection to the directory.
-    pub fn directory(driver: Arc<Driver>) -> Arc<Self> {
+    pub fn directory(driver: Arc<Driver>, scrubber: Arc<Scrubber>) -> Arc<Self> {
         Arc::new(Self {
             driver,
-            directory: true,
+            directory: Some(scrubber),
             bound: Mutex::default(),
         })
     }
 
     fn sender(&self, connection: &Connection) -> Option<Sender> {
         let peer = connection.peer();
-        match (self.directory, peer.role) {
+        match (self.directory.is_some(), peer.role) {
             (true, Role::Directory) => Some(Sender::Directory),
             (false, Role::FileServer) => Some(Sender::Server(peer.incarnation)),
             (false, Role::Mount) => Some(Sender::Mount),
@@ -95,6 +97,10 @@ impl Service for Facing {
                 Ok(request) => self.driver.verify(incoming, request),
                 Err(error) => incoming.refuse(error),
             },
+            (method, Sender::Directory) if Scrubber::serves(method) => match &self.directory {
+                Some(scrubber) => scrubber.clone().serve(incoming),
+                None => incoming.refuse_unknown(),
+            },
             _ => {
                 let Some(decoded) = decode(&incoming, from) else {
                     return incoming.refuse_unknown();
@@ -132,6 +138,7 @@ fn decode(incoming: &Incoming, from: Sender) -> Option<Result<Request, Error>> {
         };
     }
     match from {
+        Sender::Own => None,
         Sender::Mount => one_of! {
             ReadChunk => Read,
             WriteChunk => Write,
@@ -155,6 +162,7 @@ fn decode(incoming: &Incoming, from: Sender) -> Option<Result<Request, Error>> {
             InstallChunk => Install,
             SyncGroup => SyncGroup,
             Committed => Committed,
+            CheckChunk => Check,
         },
     }
 }
@@ -179,6 +187,11 @@ pub(super) fn answer(incoming: Incoming, result: Result<Response, Error>, payloa
         Response::States(states) => incoming.answer::<GetChunkStates>(Ok(states), payload),
         Response::Floors(page) => incoming.answer::<ListFloors>(Ok(page), payload),
         Response::Image(image) => incoming.answer::<FetchChunk>(Ok(image), payload),
+        Response::Checked(checked) => incoming.answer::<CheckChunk>(Ok(checked), payload),
+        // Nobody asks for these over the wire.
+        Response::Keys(_) | Response::Scrubbed(_) => {
+            incoming.refuse(Error::bare(ErrorCode::Internal));
+        }
         Response::Done => match method {
             SyncChunks::METHOD => incoming.answer::<SyncChunks>(Ok(()), payload),
             EpochsEffective::METHOD => incoming.answer::<EpochsEffective>(Ok(()), payload),

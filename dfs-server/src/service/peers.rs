@@ -164,6 +164,7 @@ async fn call(
         Request::Install(r) => call!(r, done),
         Request::SyncGroup(r) => call!(r, done),
         Request::Committed(r) => call!(r, done),
+        Request::Check(r) => call!(r, Response::Checked),
         Request::Read(_)
         | Request::Write(_)
         | Request::Sync(_)
@@ -171,7 +172,9 @@ async fn call(
         | Request::Equalise(_)
         | Request::Effective(_)
         | Request::Cut(_)
-        | Request::Fence(_) => Err(Error::new(
+        | Request::Fence(_)
+        | Request::ScrubKeys(_)
+        | Request::ScrubChunk(_) => Err(Error::new(
             ErrorCode::Internal,
             "servers do not ask each other this",
         )),

@@ -8,6 +8,7 @@ use dfs_proto::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, SessionId, V
 use dfs_proto::layout::FileLayout;
 use dfs_proto::msg::chunk::ChunkRead;
 use dfs_proto::msg::peer::{ChunkImage, ChunkState, WriteRecord};
+use dfs_proto::msg::scrub::CheckedCopy;
 use dfs_proto::payload::{Payload, block_checksums};
 use dfs_server::replica::{DiskDone, DiskOp, Holdings};
 use std::collections::{BTreeMap, BTreeSet};
@@ -207,6 +208,16 @@ impl Disk {
                 Ok(DiskDone::Done)
             }
             DiskOp::AdoptTorn { .. } => Ok(DiskDone::Done),
+            DiskOp::Check { key } => Ok(DiskDone::Checked(self.stored(key).map(|stored| {
+                CheckedCopy {
+                    generation: stored.generation,
+                    version: stored.version,
+                    len: stored.bytes.len() as u32,
+                    digest: Ok(block_checksums(0, &stored.bytes)
+                        .into_iter()
+                        .fold(0, |sum: u32, block| sum.rotate_left(1) ^ block)),
+                }
+            }))),
         }
     }
 

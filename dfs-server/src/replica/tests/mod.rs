@@ -7,6 +7,7 @@ mod joining;
 mod memory;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod scrub;
 mod seeds;
 mod world;
 mod writes;

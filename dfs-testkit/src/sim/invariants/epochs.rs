@@ -29,12 +29,15 @@ impl Admission {
             Request::Fetch(r) => (r.group, r.epoch),
             Request::Install(r) => (r.group, r.epoch),
             Request::SyncGroup(r) => (r.group, r.epoch),
+            Request::Check(r) => (r.group, r.epoch),
             Request::Adopt(_)
             | Request::Equalise(_)
             | Request::Effective(_)
             | Request::Cut(_)
             | Request::Fence(_)
-            | Request::Committed(_) => return None,
+            | Request::Committed(_)
+            | Request::ScrubKeys(_)
+            | Request::ScrubChunk(_) => return None,
         })
     }
 }
