@@ -6,7 +6,7 @@ use crate::state::{Change, Outcome};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::MemberId;
 use dfs_proto::msg::Request;
-use dfs_proto::msg::member::{DirectoryJoined, JoinDirectory, RaftCall, RemoveMember};
+use dfs_proto::msg::member::{DirectoryJoined, JoinDirectory, ListMembers, RaftCall, RemoveMember};
 use dfs_proto::payload::Payload;
 use dfs_proto::transport::{Incoming, Role, Service};
 
@@ -45,11 +45,13 @@ impl MemberApi {
 
 impl Service for MemberApi {
     fn serve(&self, incoming: Incoming) {
-        let wanted = match incoming.method {
-            RemoveMember::METHOD => Role::Admin,
-            _ => Role::Directory,
+        let role = incoming.connection.peer().role;
+        let may = match incoming.method {
+            ListMembers::METHOD => true,
+            RemoveMember::METHOD => role == Role::Admin,
+            _ => role == Role::Directory,
         };
-        if incoming.connection.peer().role != wanted {
+        if !may {
             let why = "only members of the directory say this to each other";
             return incoming.refuse(Error::new(ErrorCode::NotPermitted, why));
         }
@@ -57,6 +59,11 @@ impl Service for MemberApi {
             RaftCall::METHOD => self.raft.serve(incoming),
             JoinDirectory::METHOD => self.spawn(incoming, join),
             RemoveMember::METHOD => self.spawn(incoming, remove),
+            ListMembers::METHOD => {
+                self.spawn(incoming, |raft, _: ListMembers| async move {
+                    Ok(raft.members())
+                });
+            }
             _ => incoming.refuse_unknown(),
         }
     }

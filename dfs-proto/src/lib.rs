@@ -17,3 +17,4 @@ pub mod name;
 pub mod payload;
 pub mod timing;
 pub mod transport;
+pub mod whereabouts;

@@ -9,6 +9,7 @@ use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{ClusterId, Incarnation};
 use dfs_proto::timing::{RETRY_DELAY_MAX, RETRY_DELAY_MIN};
 use dfs_proto::transport::{Identity, Listener, NoService, Role, connect, read_secret};
+use dfs_proto::whereabouts::Whereabouts;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -134,9 +135,12 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
         config.data.display()
     );
 
+    let Some(directory) = Whereabouts::new(config.directory.clone()) else {
+        return Err(NodeError("name the directory with --directory".into()));
+    };
     let link = DirectoryLink {
         data: config.data.clone(),
-        addresses: config.directory.clone(),
+        directory,
         identity,
         driver: driver.clone(),
         scrubber: scrubber.clone(),

@@ -25,18 +25,15 @@ pub struct AdminApi {
     raft: RaftHandle,
     placement: Placement,
     mounts: MountApi,
-    /// `HOST:PORT` of this member.
-    address: String,
     verifications: Arc<Semaphore>,
 }
 
 impl AdminApi {
-    pub fn new(raft: RaftHandle, placement: Placement, mounts: MountApi, address: String) -> Self {
+    pub fn new(raft: RaftHandle, placement: Placement, mounts: MountApi) -> Self {
         Self {
             raft,
             placement,
             mounts,
-            address,
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
         }
     }

@@ -3,12 +3,15 @@
 use super::AdminApi;
 use crate::namespace;
 use crate::placement::{GroupRecord, Placed};
+use crate::raft::RaftHandle;
 use crate::session::{self, SessionPhase};
 use crate::tasks::now;
 use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::MemberId;
 use dfs_proto::msg::admin::{
     GroupStatus, ListLocks, LockStatus, MemberStatus, ServerStatus, SessionStatus, Status,
 };
+use dfs_proto::msg::member::DirectoryMember;
 use dfs_proto::msg::registry::Space;
 
 /// How a group is.
@@ -60,16 +63,9 @@ impl AdminApi {
                 .count() as u32
         };
         let (healthy, degraded) = (count(Health::Healthy), count(Health::Degraded));
-        let raft = self.raft.status();
         Ok(Status {
             cluster: format.cluster,
-            members: vec![MemberStatus {
-                member: raft.member,
-                address: self.address,
-                leader: raft.leading,
-                term: raft.term,
-                applied: raft.applied,
-            }],
+            members: members(&self.raft),
             servers: placed.servers.len() as u32,
             servers_alive: placed.servers.values().filter(|s| s.alive).count() as u32,
             groups: format.groups,
@@ -126,4 +122,24 @@ impl AdminApi {
     pub(super) async fn locks(self, request: ListLocks) -> Result<Vec<LockStatus>> {
         self.mounts.list_locks(&request)
     }
+}
+
+/// All members of the directory, as its leader knows them.
+fn members(raft: &RaftHandle) -> Vec<MemberStatus> {
+    let status = raft.status();
+    let peers = raft.peers();
+    let of = |member: MemberId| peers.iter().find(|peer| peer.member == member);
+    let end = of(status.member).and_then(|own| own.held).unwrap_or(0);
+    let members = raft.members().into_iter();
+    members
+        .map(|DirectoryMember { member, address }| MemberStatus {
+            member,
+            address,
+            leader: status.leading && member == status.member,
+            votes: of(member).is_some_and(|peer| peer.votes),
+            term: status.term,
+            held: of(member).and_then(|peer| peer.held),
+            end,
+        })
+        .collect()
 }

@@ -6,10 +6,12 @@ use super::batcher::Proposals;
 use super::desk::Calls;
 #[cfg(any(test, feature = "testing"))]
 use super::in_memory::InMemory;
+use super::membership;
 use super::reader::Confirmations;
 use super::runtime::Core;
 use super::state_machine::Progress;
-use super::status::RaftStatus;
+use super::status::{PeerStatus, RaftStatus};
+use super::types::Raft;
 use crate::members;
 use crate::state::tables::{Read, TableError};
 use crate::state::{Change, Outcome};
@@ -38,6 +40,7 @@ pub(super) type StoreSlot = Arc<RwLock<Option<Arc<Store>>>>;
 
 /// A member with log and tables on disk.
 pub(super) struct Live {
+    pub(super) raft: Raft,
     pub(super) calls: Calls,
     pub(super) proposals: Proposals,
     pub(super) confirmations: Confirmations,
@@ -105,6 +108,15 @@ impl RaftHandle {
     pub fn members(&self) -> Vec<DirectoryMember> {
         self.read_local(|tables| members::list(tables))
             .unwrap_or_default()
+    }
+
+    /// How far each member is, as the leader knows; ordered by number.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        match &self.0 {
+            Inner::Live(live) => membership::peers(&live.raft.metrics().borrow()),
+            #[cfg(any(test, feature = "testing"))]
+            Inner::InMemory(_) => Vec::new(),
+        }
     }
 
     /// Serves a `RaftCall` of another member.

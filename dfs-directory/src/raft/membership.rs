@@ -6,6 +6,7 @@
 //! who is not wanted any more loses its vote, in the same step in which another one gets it.
 
 use super::handle::StoreSlot;
+use super::status::PeerStatus;
 use super::types::{LogId, Raft};
 use crate::members;
 use dfs_proto::ids::MemberId;
@@ -105,6 +106,27 @@ fn next(wanted: &[DirectoryMember], metrics: &Metrics) -> Option<Change> {
         .copied()
         .collect();
     (!idle.is_empty()).then_some(Change::RemoveNodes(idle))
+}
+
+/// The members of raft's own membership.
+pub(super) fn peers(metrics: &Metrics) -> Vec<PeerStatus> {
+    let membership = metrics.membership_config.membership();
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    let held = |id: u64| {
+        if id == metrics.id {
+            return metrics.last_log_index;
+        }
+        let members = metrics.replication.as_ref()?;
+        members.get(&id)?.map(|last| last.index)
+    };
+    membership
+        .nodes()
+        .map(|(id, _)| PeerStatus {
+            member: MemberId(*id),
+            votes: voters.contains(id),
+            held: held(*id),
+        })
+        .collect()
 }
 
 fn has_nearly_all(metrics: &Metrics, member: u64) -> bool {

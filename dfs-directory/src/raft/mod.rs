@@ -45,7 +45,7 @@ mod wire;
 pub use handle::RaftHandle;
 #[cfg(any(test, feature = "testing"))]
 pub use in_memory::Clock;
-pub use status::RaftStatus;
+pub use status::{PeerStatus, RaftStatus};
 
 use crate::state::tables::TableError;
 use crate::storage::DataDir;

@@ -185,6 +185,7 @@ impl Member {
         tasks.spawn(desk::run(self.raft.clone(), self.id, called));
         tasks.spawn(membership::run(self.raft.clone(), Arc::clone(&self.store)));
         let live = Live {
+            raft: self.raft.clone(),
             calls,
             proposals,
             confirmations,

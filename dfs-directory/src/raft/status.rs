@@ -27,3 +27,13 @@ impl RaftStatus {
         (term << 8) | (member.0 & 0xff)
     }
 }
+
+/// Another member, as the leader sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerStatus {
+    pub member: MemberId,
+    /// It counts for majorities; if not, it is still getting the log.
+    pub votes: bool,
+    /// Index of the last entry that it is known to have; `None` on a member that does not lead.
+    pub held: Option<u64>,
+}

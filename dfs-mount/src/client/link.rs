@@ -7,12 +7,12 @@ use super::core::Core;
 use super::patience::Patience;
 use super::session::Session;
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::{ClusterId, MemberId};
-use dfs_proto::msg::member::DirectoryMember;
+use dfs_proto::ids::ClusterId;
 use dfs_proto::msg::session::{Heartbeat, HeartbeatAck, OpenSession};
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::{CACHE_RIGHT, REQUEST_DEADLINE, SESSION_HEARTBEAT};
 use dfs_proto::transport::{Connection, Identity, Role, connect};
+use dfs_proto::whereabouts::Whereabouts;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,6 +20,9 @@ use tokio::sync::watch;
 
 /// A heartbeat without an answer for this long: another member may lead by now.
 const HEARTBEAT_DEADLINE: Duration = SESSION_HEARTBEAT.saturating_mul(3);
+
+/// Between two questions while members answer but none of them leads.
+const ELECTION_PAUSE: Duration = Duration::from_millis(40);
 
 /// The state of the link.
 #[derive(Clone, Debug)]
@@ -44,24 +47,20 @@ pub(super) struct Up {
 
 /// Whom to try next, and what was learnt on the way.
 struct Dialer {
-    /// As the command line says.
-    given: Vec<String>,
-    /// As the directory says.
-    members: Vec<DirectoryMember>,
-    /// All of them.
-    addresses: Vec<String>,
-    next: usize,
+    directory: Whereabouts,
     cluster: Option<ClusterId>,
     sessions: u64,
 }
 
 /// Keeps the link until the mount stops.
 pub(super) async fn run(core: Arc<Core>) {
+    let Some(directory) = Whereabouts::new(core.options.directories.clone()) else {
+        let error = Error::new(ErrorCode::InvalidArgument, "no directory is named");
+        core.link.send_replace(LinkState::Refused(error));
+        return;
+    };
     let mut dialer = Dialer {
-        given: core.options.directories.clone(),
-        members: Vec::new(),
-        addresses: core.options.directories.clone(),
-        next: 0,
+        directory,
         cluster: None,
         sessions: 0,
     };
@@ -92,11 +91,11 @@ pub(super) async fn run(core: Arc<Core>) {
                         core.link.send_replace(LinkState::Refused(error.clone()));
                     }
                 }
-                let address = dialer.addresses[dialer.next].clone();
-                dialer.turn(&error);
+                let address = dialer.directory.present().to_owned();
+                dialer.directory.turn(&error);
                 *super::guard::lock(&core.last_failure) = Some(format!("{address}: {error}"));
                 tokio::select! {
-                    () = patience.pause(&address, &error) => {}
+                    () = between_tries(&mut patience, &address, &error) => {}
                     _ = stopping.wait_for(|stop| *stop) => break,
                 }
             }
@@ -105,35 +104,14 @@ pub(super) async fn run(core: Arc<Core>) {
     core.link.send_replace(LinkState::Ended);
 }
 
-impl Dialer {
-    /// Chooses the next address after a failure.
-    fn turn(&mut self, error: &Error) {
-        let named = self.members.iter().find(|member| {
-            error.code == ErrorCode::NotLeader && member.member == MemberId(error.detail)
-        });
-        let leader = named.and_then(|m| self.addresses.iter().position(|a| *a == m.address));
-        self.next = match leader {
-            Some(leader) if leader != self.next => leader,
-            _ => (self.next + 1) % self.addresses.len(),
-        };
-    }
-
-    /// Takes over whom the directory names as its members. What the command line says stays: it
-    /// is all there is to try when the others are gone.
-    fn learn(&mut self, members: &[DirectoryMember]) {
-        if members.is_empty() || self.members == members {
-            return;
-        }
-        let present = self.addresses[self.next].clone();
-        self.members = members.to_vec();
-        self.addresses = self.given.clone();
-        for member in members {
-            if !self.addresses.contains(&member.address) {
-                self.addresses.push(member.address.clone());
-            }
-        }
-        let same = self.addresses.iter().position(|a| *a == present);
-        self.next = same.unwrap_or(0);
+/// Members that answer but don't lead are electing: that takes a moment, and its end is worth
+/// many questions.
+async fn between_tries(patience: &mut Patience, address: &str, error: &Error) {
+    if error.code == ErrorCode::NotLeader {
+        patience.note(&address, error);
+        tokio::time::sleep(ELECTION_PAUSE).await;
+    } else {
+        patience.pause(&address, error).await;
     }
 }
 
@@ -150,7 +128,7 @@ async fn establish(
         role: Role::Mount,
         secret: core.options.secret.clone(),
     });
-    let address = dialer.addresses[dialer.next].clone();
+    let address = dialer.directory.present().to_owned();
     let service = Arc::new(Callbacks::new(core));
     let connection = connect(&address, identity, service).await?;
     let result = greet(core, dialer, session, &connection).await;
@@ -217,7 +195,7 @@ async fn begin_session(
         .call(&request, Payload::default(), REQUEST_DEADLINE)
         .await?;
     core.clock.measure(sent, opened.clock_ns);
-    dialer.learn(&opened.members);
+    dialer.directory.learn(&opened.members);
     core.map.install(opened.map);
     dialer.sessions += 1;
     core.session_begins(dialer.sessions, opened.leader_life);
@@ -272,7 +250,7 @@ async fn beat(core: &Arc<Core>, dialer: &mut Dialer, up: &Arc<Up>) -> Error {
         }
         match heartbeat(core, &up.connection, &up.session).await {
             Ok(ack) => {
-                dialer.learn(&ack.members);
+                dialer.directory.learn(&ack.members);
                 if ack.leader_life != up.leader_life {
                     up.connection.close("the leader has changed");
                     return Error::new(ErrorCode::NotLeader, "the leader has changed");

@@ -33,8 +33,14 @@ pub struct MemberStatus {
     pub member: MemberId,
     pub address: String,
     pub leader: bool,
+    /// It counts for majorities; if not, it is still getting the log.
+    pub votes: bool,
+    /// The leader's.
     pub term: u64,
-    pub applied: u64,
+    /// Index of the last entry of the log that it has; `None` if the leader has not heard of it.
+    pub held: Option<u64>,
+    /// Index of the last entry that the leader has.
+    pub end: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -53,8 +53,13 @@ pub struct RemoveMember {
     pub member: MemberId,
 }
 
+/// Asks any member for all of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ListMembers;
+
 requests! {
     0x0901 RaftCall => ();
     0x0902 JoinDirectory => DirectoryJoined;
     0x0903 RemoveMember => ();
+    0x0904 ListMembers => Vec<DirectoryMember>;
 }

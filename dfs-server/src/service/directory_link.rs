@@ -10,12 +10,14 @@ use super::facing::Facing;
 use crate::scrub::Scrubber;
 use dfs_proto::error::{Error, ErrorCode, Retry};
 use dfs_proto::ids::{ClusterId, Epoch, GroupId, ServerId, ServerRun};
+use dfs_proto::msg::member::ListMembers;
 use dfs_proto::msg::registry::{
     DataDirPast, ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, Space,
 };
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::{RETRY_DELAY_MAX, RETRY_DELAY_MIN, SERVER_HEARTBEAT, SERVER_SILENT};
 use dfs_proto::transport::{Connection, Identity, Role, connect};
+use dfs_proto::whereabouts::Whereabouts;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +29,12 @@ const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A directory that has refused this server for good is asked again after this.
 const REFUSED_DELAY: Duration = Duration::from_secs(5);
+
+/// The longest pause while members answer but none of them leads.
+const ELECTION_DELAY_MAX: Duration = Duration::from_millis(40);
+
+/// How often the directory is asked for its members: they change by hand.
+const LOOK_FOR_MEMBERS: Duration = Duration::from_secs(10);
 
 /// What the core has to tell the directory.
 #[derive(Clone, Debug)]
@@ -48,7 +56,7 @@ pub enum Notice {
 pub struct DirectoryLink {
     /// The data dir, for messages.
     pub data: PathBuf,
-    pub addresses: Vec<String>,
+    pub directory: Whereabouts,
     pub identity: Arc<Identity>,
     pub driver: Arc<Driver>,
     pub scrubber: Arc<Scrubber>,
@@ -77,32 +85,35 @@ impl DirectoryLink {
     pub async fn run(mut self) -> String {
         let service = Facing::directory(self.driver.clone(), self.scrubber.clone());
         let mut delay = RETRY_DELAY_MIN;
-        let mut at = 0;
         let mut complained = false;
         // Addresses in a row that refused.
         let mut refused = 0;
         loop {
-            let address = self.addresses[at % self.addresses.len()].clone();
+            let address = self.directory.present().to_owned();
             let registered = match self.register(&address, service.clone()).await {
                 Ok(registered) => registered,
                 Err(error) => {
-                    at += 1;
+                    self.directory.turn(&error);
                     if !is_final(&error) {
                         refused = 0;
                         if !complained {
                             log::warn!("no directory at {address}: {error}; trying again");
                             complained = true;
                         }
+                        if error.code == ErrorCode::NotLeader {
+                            // An election takes a moment; its end is worth many questions.
+                            delay = delay.min(ELECTION_DELAY_MAX);
+                        }
                         pause(&mut delay).await;
                         continue;
                     }
                     refused += 1;
                     let why = refusal(&self.data, self.identity.cluster, &address, &error);
-                    let all = refused >= self.addresses.len();
+                    let all = refused >= self.directory.count();
                     if all && !self.registered.load(Ordering::Relaxed) {
                         return why;
                     }
-                    if refused <= self.addresses.len() {
+                    if refused <= self.directory.count() {
                         log::error!("{why}");
                     }
                     if all {
@@ -120,9 +131,7 @@ impl DirectoryLink {
             log::warn!("lost the directory at {address}: {error}");
             // What was to be said is said again by the core, if it still matters.
             while self.notices.try_recv().is_ok() {}
-            if error.code == ErrorCode::NotLeader {
-                at += 1;
-            }
+            self.directory.turn(&error);
         }
     }
 
@@ -167,14 +176,29 @@ impl DirectoryLink {
         }
     }
 
+    /// Asks who the members of the directory are now.
+    async fn learn(&mut self, connection: &Connection) {
+        let nothing = Payload::default();
+        // A member that does not answer at once is dealt with by the heartbeats.
+        match connection
+            .call(&ListMembers, nothing, SERVER_HEARTBEAT)
+            .await
+        {
+            Ok((members, _)) => self.directory.learn(&members),
+            Err(error) => log::debug!("the members of the directory are not known: {error}"),
+        }
+    }
+
     /// Heartbeats and reports, until something fails.
     async fn keep(&mut self, connection: &Connection, run: ServerRun) -> Error {
         let mut beats = tokio::time::interval(SERVER_HEARTBEAT);
         beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Answers are awaited beside the next beat: a slow one must not look like silence.
         let mut answers = tokio::task::JoinSet::new();
+        let mut looks = tokio::time::interval(LOOK_FOR_MEMBERS);
         loop {
             tokio::select! {
+                _ = looks.tick() => self.learn(connection).await,
                 () = connection.closed() => return Error::bare(ErrorCode::Disconnected),
                 _ = beats.tick() => {
                     let beat = ServerHeartbeat { run, space: self.space() };

@@ -9,6 +9,7 @@ use dfs_proto::transport::{Connection, Identity, NoService, Role, connect, read_
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
 /// For a question; a page of a verification may read much from busy disks.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -53,15 +54,22 @@ impl Client {
         });
         let begun = Instant::now();
         loop {
-            let mut last = Error::bare(ErrorCode::Disconnected);
-            for member in &members {
-                match leader_at(member, &identity).await {
+            let mut asking: JoinSet<_> = members
+                .iter()
+                .map(|member| leader_at((*member).to_owned(), identity.clone()))
+                .collect();
+            let (mut last, mut electing) = (Error::bare(ErrorCode::Disconnected), false);
+            while let Some(asked) = asking.join_next().await {
+                match asked.map_err(|e| e.to_string())? {
                     Ok(connection) => return Ok(Self { connection }),
-                    Err(e) => last = e,
+                    Err(e) => {
+                        electing |= e.code == ErrorCode::NotLeader;
+                        last = e;
+                    }
                 }
             }
             // Nobody there is an answer; somebody who does not lead yet is worth a wait.
-            if last.code != ErrorCode::NotLeader || begun.elapsed() > PATIENCE {
+            if !electing || begun.elapsed() > PATIENCE {
                 return Err(last.to_string());
             }
             tokio::time::sleep(PAUSE).await;
@@ -95,8 +103,8 @@ fn may_wait(e: &Error) -> bool {
     e.retry() != Retry::Never && !broken
 }
 
-async fn leader_at(member: &str, identity: &Arc<Identity>) -> Answer<Connection> {
-    let connection = connect(member, identity.clone(), Arc::new(NoService)).await?;
+async fn leader_at(member: String, identity: Arc<Identity>) -> Answer<Connection> {
+    let connection = connect(&member, identity, Arc::new(NoService)).await?;
     connection
         .call(&GetStatus, Payload::default(), Duration::from_secs(10))
         .await?;

@@ -6,8 +6,9 @@ mod verify;
 
 use clap::{Parser, Subcommand};
 use client::Client;
-use dfs_proto::ids::InodeId;
+use dfs_proto::ids::{InodeId, MemberId};
 use dfs_proto::msg::admin::{GetStatus, ListGroups, ListLocks, ListServers, ListSessions};
+use dfs_proto::msg::member::RemoveMember;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -51,12 +52,24 @@ enum Question {
         #[arg(long)]
         inode: Option<u64>,
     },
+    /// Members of the directory service: who they are; takes one out.
+    Directory {
+        #[command(subcommand)]
+        order: Option<DirectoryOrder>,
+    },
     /// Reads every replica of every chunk, checks and compares them.
     Verify {
         /// Only this group.
         #[arg(long)]
         group: Option<u32>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum DirectoryOrder {
+    /// Takes a member out for good, by its number: it votes no more and may be stopped. (A new one
+    /// comes in by itself: `dfs-directory --join`.)
+    Remove { member: u64 },
 }
 
 fn main() -> ExitCode {
@@ -89,6 +102,14 @@ async fn answer(options: &Options) -> Result<ExitCode, String> {
                 inode: inode.map(InodeId),
             };
             show::locks(&client.ask(&request).await?, json)
+        }
+        Question::Directory { order: None } => show::status(&client.ask(&GetStatus).await?, json),
+        Question::Directory {
+            order: Some(DirectoryOrder::Remove { member }),
+        } => {
+            let member = MemberId(*member);
+            client.ask(&RemoveMember { member }).await?;
+            format!("{member} is being taken out; see `dfsctl status`\n")
         }
         Question::Verify { group } => {
             let report = verify::run(&client, *group).await?;

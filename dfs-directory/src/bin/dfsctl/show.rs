@@ -2,7 +2,9 @@
 
 use dfs_proto::cluster::{GroupConfig, MemberState};
 use dfs_proto::lock::{LockKind, LockRange, LockSpace};
-use dfs_proto::msg::admin::{GroupStatus, LockStatus, ServerStatus, SessionStatus, Status};
+use dfs_proto::msg::admin::{
+    GroupStatus, LockStatus, MemberStatus, ServerStatus, SessionStatus, Status,
+};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -35,6 +37,11 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// Changes that a member lacks; `None` if the leader has not heard of it.
+fn behind(member: &MemberStatus) -> Option<u64> {
+    member.held.map(|held| member.end.saturating_sub(held))
+}
+
 pub(crate) fn status(status: &Status, json: bool) -> String {
     if json {
         let members: Vec<Value> = status
@@ -45,8 +52,10 @@ pub(crate) fn status(status: &Status, json: bool) -> String {
                     "member": member.member.0,
                     "address": member.address,
                     "leader": member.leader,
+                    "votes": member.votes,
                     "term": member.term,
-                    "applied": member.applied,
+                    "held": member.held,
+                    "behind": behind(member),
                 })
             })
             .collect();
@@ -66,11 +75,20 @@ pub(crate) fn status(status: &Status, json: bool) -> String {
     }
     let mut text = format!("cluster    {}\n", status.cluster);
     for member in &status.members {
-        let role = if member.leader { "leads" } else { "follows" };
+        let role = match (member.leader, member.votes) {
+            (true, _) => format!("leads in term {}, {} changes", member.term, member.end),
+            (false, true) => "follows".to_owned(),
+            (false, false) => "joins: it gets the log and has no vote yet".to_owned(),
+        };
+        let lag = match behind(member) {
+            Some(0) => String::new(),
+            Some(changes) => format!(", {changes} changes behind"),
+            None => ", NOT HEARD OF by the leader".to_owned(),
+        };
         let _ = writeln!(
             text,
-            "directory  {} at {}, {role} in term {}, {} changes applied",
-            member.member.0, member.address, member.term, member.applied
+            "directory  {} at {}, {role}{lag}",
+            member.member.0, member.address
         );
     }
     let _ = writeln!(
@@ -371,7 +389,6 @@ mod tests {
         SessionId,
     };
     use dfs_proto::lock::{HeldLock, LockHolder};
-    use dfs_proto::msg::admin::MemberStatus;
     use dfs_proto::msg::registry::Space;
 
     fn parse(text: &str) -> Value {
@@ -453,8 +470,10 @@ mod tests {
                 member: MemberId(1),
                 address: "127.0.0.1:7".into(),
                 leader: true,
+                votes: true,
                 term: 3,
-                applied: 9,
+                held: Some(9),
+                end: 9,
             }],
             servers: 3,
             servers_alive: 2,

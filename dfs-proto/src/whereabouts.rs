@@ -1,0 +1,129 @@
+//! Where the directory is: the addresses of its members, and which one to try next.
+//!
+//! Pure: whoever dials asks it for an address and tells it what came of that.
+
+use crate::error::{Error, ErrorCode};
+use crate::ids::MemberId;
+use crate::msg::member::DirectoryMember;
+
+/// The members of the directory as a client knows them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Whereabouts {
+    /// As a person has given them: never forgotten, since they are all there is to try when
+    /// everybody else is gone.
+    given: Vec<String>,
+    /// As the directory says.
+    members: Vec<DirectoryMember>,
+    /// All of them, each once.
+    addresses: Vec<String>,
+    next: usize,
+}
+
+impl Whereabouts {
+    /// `None` without an address.
+    pub fn new(given: Vec<String>) -> Option<Self> {
+        (!given.is_empty()).then(|| Self {
+            addresses: given.clone(),
+            given,
+            members: Vec::new(),
+            next: 0,
+        })
+    }
+
+    /// The `HOST:PORT` to try.
+    pub fn present(&self) -> &str {
+        &self.addresses[self.next]
+    }
+
+    /// How many there are: after so many failures everybody has been tried.
+    pub fn count(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// Goes on to another one after a failure: to the leader if the answer names it.
+    pub fn turn(&mut self, error: &Error) {
+        let named = self.members.iter().find(|member| {
+            error.code == ErrorCode::NotLeader && member.member == MemberId(error.detail)
+        });
+        let leader = named.and_then(|m| self.addresses.iter().position(|a| *a == m.address));
+        self.next = match leader {
+            Some(leader) if leader != self.next => leader,
+            _ => (self.next + 1) % self.addresses.len(),
+        };
+    }
+
+    /// Takes over whom the directory names as its members.
+    pub fn learn(&mut self, members: &[DirectoryMember]) {
+        if members.is_empty() || self.members == members {
+            return;
+        }
+        let present = self.present().to_owned();
+        self.members = members.to_vec();
+        self.addresses.clone_from(&self.given);
+        for member in members {
+            if !self.addresses.contains(&member.address) {
+                self.addresses.push(member.address.clone());
+            }
+        }
+        let same = self.addresses.iter().position(|a| *a == present);
+        self.next = same.unwrap_or(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: u64, address: &str) -> DirectoryMember {
+        DirectoryMember {
+            member: MemberId(id),
+            address: address.to_owned(),
+        }
+    }
+
+    fn known() -> Whereabouts {
+        let mut known = Whereabouts::new(vec!["a:1".to_owned()]).expect("one is given");
+        known.learn(&[member(4, "b:1"), member(7, "a:1"), member(9, "c:1")]);
+        known
+    }
+
+    #[test]
+    fn everybody_is_tried_in_turn() {
+        let mut known = known();
+        let mut tried = Vec::new();
+        for _ in 0..known.count() {
+            tried.push(known.present().to_owned());
+            known.turn(&Error::bare(ErrorCode::Disconnected));
+        }
+        assert_eq!(tried, ["a:1", "b:1", "c:1"]);
+        assert_eq!(known.present(), "a:1");
+    }
+
+    #[test]
+    fn a_member_that_does_not_lead_names_who_does() {
+        let mut known = known();
+        known.turn(&Error::bare(ErrorCode::NotLeader).with_detail(9));
+        assert_eq!(known.present(), "c:1");
+        // One that names itself, or nobody, does not know.
+        known.turn(&Error::bare(ErrorCode::NotLeader).with_detail(9));
+        assert_eq!(known.present(), "a:1");
+        known.turn(&Error::bare(ErrorCode::NotLeader).with_detail(0));
+        assert_eq!(known.present(), "b:1");
+    }
+
+    #[test]
+    fn who_is_gone_is_forgotten_but_not_what_was_given() {
+        let mut known = known();
+        known.turn(&Error::bare(ErrorCode::Disconnected));
+        known.learn(&[member(9, "c:1"), member(10, "d:1")]);
+        assert_eq!(known.count(), 3);
+        assert_eq!(known.present(), "a:1");
+        known.learn(&[]);
+        assert_eq!(known.count(), 3);
+    }
+
+    #[test]
+    fn without_an_address_there_is_nothing_to_try() {
+        assert_eq!(Whereabouts::new(Vec::new()), None);
+    }
+}
