@@ -6,7 +6,9 @@ use crate::state::{Change, Outcome};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::MemberId;
 use dfs_proto::msg::Request;
-use dfs_proto::msg::member::{DirectoryJoined, JoinDirectory, ListMembers, RaftCall, RemoveMember};
+use dfs_proto::msg::member::{
+    DirectoryJoined, DirectoryView, JoinDirectory, ListMembers, RaftCall, RemoveMember,
+};
 use dfs_proto::payload::Payload;
 use dfs_proto::transport::{Incoming, Role, Service};
 
@@ -61,7 +63,10 @@ impl Service for MemberApi {
             RemoveMember::METHOD => self.spawn(incoming, remove),
             ListMembers::METHOD => {
                 self.spawn(incoming, |raft, _: ListMembers| async move {
-                    Ok(raft.members())
+                    Ok(DirectoryView {
+                        members: raft.members(),
+                        leader: raft.status().leader,
+                    })
                 });
             }
             _ => incoming.refuse_unknown(),

@@ -35,6 +35,14 @@ impl Whereabouts {
         &self.addresses[self.next]
     }
 
+    /// All but the one to try.
+    pub fn others(&self) -> impl Iterator<Item = &str> {
+        let present = self.next;
+        let all = self.addresses.iter().enumerate();
+        all.filter(move |(at, _)| *at != present)
+            .map(|(_, address)| address.as_str())
+    }
+
     /// How many there are: after so many failures everybody has been tried.
     pub fn count(&self) -> usize {
         self.addresses.len()

@@ -12,6 +12,11 @@ use dfs_proto::timing::SERVER_SILENT;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// A new leader gives the servers so long to find it: they notice the silence of the last one
+/// after `SERVER_SILENT` at most.
+const COMING_BACK: Duration = Duration::from_millis(1500);
+const _: () = assert!(COMING_BACK.as_millis() > SERVER_SILENT.as_millis());
+
 /// A run whose connection ended may come back on a new one for this long: then nothing happened.
 /// A dead one's groups wait for it, so it is short.
 const LINGER: Duration = Duration::from_millis(25);
@@ -33,7 +38,7 @@ pub(super) struct Registry {
     withhold: Duration,
     withheld: BTreeMap<ServerId, Duration>,
     /// When a server's connection ended. Servers that were never connected to this leader have
-    /// `SERVER_SILENT` from its beginning to come.
+    /// `COMING_BACK` from its beginning to come.
     lost: BTreeMap<ServerId, Duration>,
     began: Duration,
     checked: Duration,
@@ -152,7 +157,7 @@ impl Registry {
                 }
                 None => match self.lost.get(server) {
                     Some(at) => now.saturating_sub(*at) >= LINGER,
-                    None => now.saturating_sub(self.began) > SERVER_SILENT,
+                    None => now.saturating_sub(self.began) > COMING_BACK,
                 },
             };
             if silent {

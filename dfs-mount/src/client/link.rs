@@ -18,8 +18,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// A heartbeat without an answer for this long: another member may lead by now.
-const HEARTBEAT_DEADLINE: Duration = SESSION_HEARTBEAT.saturating_mul(3);
+/// A heartbeat without an answer for this long: another member may lead by now. If not, only the
+/// connection is made anew.
+const HEARTBEAT_DEADLINE: Duration = SESSION_HEARTBEAT.saturating_mul(2);
+
+/// A member that does not greet within this is paused or cut off: another one is tried.
+const DIAL_DEADLINE: Duration = SESSION_HEARTBEAT.saturating_mul(2);
 
 /// Between two questions while members answer but none of them leads.
 const ELECTION_PAUSE: Duration = Duration::from_millis(40);
@@ -130,7 +134,9 @@ async fn establish(
     });
     let address = dialer.directory.present().to_owned();
     let service = Arc::new(Callbacks::new(core));
-    let connection = connect(&address, identity, service).await?;
+    let connection = tokio::time::timeout(DIAL_DEADLINE, connect(&address, identity, service))
+        .await
+        .unwrap_or_else(|_| Err(Error::bare(ErrorCode::DeadlineExceeded)))?;
     let result = greet(core, dialer, session, &connection).await;
     if let Err(error) = &result {
         connection.close(&error.to_string());

@@ -53,13 +53,20 @@ pub struct RemoveMember {
     pub member: MemberId,
 }
 
-/// Asks any member for all of them.
+/// Asks any member what it knows of the directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ListMembers;
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DirectoryView {
+    pub members: Vec<DirectoryMember>,
+    /// Whom the asked member follows.
+    pub leader: Option<MemberId>,
+}
 
 requests! {
     0x0901 RaftCall => ();
     0x0902 JoinDirectory => DirectoryJoined;
     0x0903 RemoveMember => ();
-    0x0904 ListMembers => Vec<DirectoryMember>;
+    0x0904 ListMembers => DirectoryView;
 }

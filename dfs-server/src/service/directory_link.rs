@@ -8,6 +8,7 @@
 use super::driver::Driver;
 use super::facing::Facing;
 use crate::scrub::Scrubber;
+use dfs_proto::elsewhere::leader_elsewhere;
 use dfs_proto::error::{Error, ErrorCode, Retry};
 use dfs_proto::ids::{ClusterId, Epoch, GroupId, ServerId, ServerRun};
 use dfs_proto::msg::member::ListMembers;
@@ -21,7 +22,7 @@ use dfs_proto::whereabouts::Whereabouts;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// A registration is a logged command: it may take an election.
@@ -29,6 +30,10 @@ const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A directory that has refused this server for good is asked again after this.
 const REFUSED_DELAY: Duration = Duration::from_secs(5);
+
+/// A leader that has not answered for so long may have been replaced: the others are asked. (An
+/// answer that only takes long breaks nothing: the connection stays until somebody else leads.)
+const SUSPICIOUS: Duration = Duration::from_millis(600);
 
 /// The longest pause while members answer but none of them leads.
 const ELECTION_DELAY_MAX: Duration = Duration::from_millis(40);
@@ -184,7 +189,7 @@ impl DirectoryLink {
             .call(&ListMembers, nothing, SERVER_HEARTBEAT)
             .await
         {
-            Ok((members, _)) => self.directory.learn(&members),
+            Ok((view, _)) => self.directory.learn(&view.members),
             Err(error) => log::debug!("the members of the directory are not known: {error}"),
         }
     }
@@ -196,11 +201,17 @@ impl DirectoryLink {
         // Answers are awaited beside the next beat: a slow one must not look like silence.
         let mut answers = tokio::task::JoinSet::new();
         let mut looks = tokio::time::interval(LOOK_FOR_MEMBERS);
+        let mut heard = Instant::now();
+        let mut elsewhere = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
                 _ = looks.tick() => self.learn(connection).await,
                 () = connection.closed() => return Error::bare(ErrorCode::Disconnected),
                 _ = beats.tick() => {
+                    if heard.elapsed() > SUSPICIOUS && elsewhere.is_empty() {
+                        let directory = self.directory.clone();
+                        elsewhere.spawn(leader_elsewhere(directory, self.identity.clone()));
+                    }
                     let beat = ServerHeartbeat { run, space: self.space() };
                     let connection = connection.clone();
                     answers.spawn(async move {
@@ -220,6 +231,12 @@ impl DirectoryLink {
                 Some(answer) = answers.join_next(), if !answers.is_empty() => {
                     if let Ok(Err(error)) = answer {
                         return error;
+                    }
+                    heard = Instant::now();
+                }
+                Some(found) = elsewhere.join_next(), if !elsewhere.is_empty() => {
+                    if let Ok(Some(not_leader)) = found {
+                        return not_leader;
                     }
                 }
             }
