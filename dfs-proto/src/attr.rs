@@ -1,6 +1,6 @@
 //! Attributes of inodes as they travel.
 
-use crate::ids::{Generation, InodeId};
+use crate::ids::{Generation, GrantId, InodeId, MapVersion};
 use crate::layout::FileLayout;
 use crate::name::FileName;
 use serde::{Deserialize, Serialize};
@@ -64,8 +64,8 @@ pub struct SizeTimes {
     pub size: u64,
     pub modified: Option<Timestamp>,
     pub accessed: Option<Timestamp>,
-    /// Whether data was written since the last push: ctime, and mtime unless `modified` names
-    /// one, then become the directory's present time. setuid and setgid are not touched: the
+    /// Whether data was written since the last push: mtime then becomes `modified`, or the
+    /// directory's present time, and ctime is no older than that. setuid and setgid are not touched: the
     /// kernel asks for that by itself (`SetAttr`) before a write by somebody without the right.
     pub wrote: bool,
 }
@@ -88,6 +88,22 @@ pub struct SetAttr {
     pub modified: Option<SetTime>,
 }
 
+/// What the receiver of an inode's attributes may keep of them, and under which right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Keep {
+    /// Nothing: somebody else may change them without a word, or no right was to be had.
+    #[default]
+    Nothing,
+    /// A dir: its attributes and the names in it, under the session's right of this dir.
+    Dir,
+    /// Anything else: the attributes (and, for a file, the data), under this shared lease.
+    Lease {
+        grant: GrantId,
+        /// As in a `LeaseGrant`.
+        map_version: MapVersion,
+    },
+}
+
 /// One entry of a dir listing.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DirEntry {
@@ -97,9 +113,10 @@ pub struct DirEntry {
     pub cookie: u64,
     pub inode: InodeId,
     pub kind: FileKind,
-    /// Present when asked for; the size may lag behind an exclusive holder's, so it must not be
-    /// cached by the receiver.
+    /// Present when asked for; without a right to keep them the size may lag behind an exclusive
+    /// holder's.
     pub attr: Option<FileAttr>,
+    pub keep: Keep,
 }
 
 /// Space and inodes of the file system.

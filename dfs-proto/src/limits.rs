@@ -68,6 +68,13 @@ pub const WRITE_RECORDS_MAX: usize = 64;
 /// Lock waiters in the table of one directory leader.
 pub const LOCK_WAITERS_MAX: usize = 100_000;
 
+/// Dirs whose names one session may keep: a bound for the directory's memory. Beyond it the
+/// right that was used least recently goes.
+pub const SESSION_DIR_RIGHTS_MAX: usize = 65_536;
+
+/// Dirs that one change of the namespace can touch: two parents, what is moved, what it replaces.
+pub const DIR_CHANGES_MAX: usize = 4;
+
 const _: () = {
     assert!(IO_BYTES_MAX + BLOCK_BYTES <= PAYLOAD_BYTES_MAX);
     assert!((CHUNK_BYTES_DEFAULT as usize).is_multiple_of(BLOCK_BYTES));

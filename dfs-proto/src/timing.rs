@@ -58,6 +58,14 @@ pub const RECALL_PROGRESS: Duration = ms(1_000);
 /// progress in batches.
 pub const GRANT_TERM_MIN: Duration = ms(3);
 
+/// A dir whose changes had to be told to other sessions more than `HOT_CHANGES` times within
+/// `HOT_WINDOW` is hot: nobody may keep its names for `HOT_TERM_MIN`, then, if it gets hot again
+/// soon, for twice as long each time, up to `HOT_TERM_MAX`.
+pub const HOT_CHANGES: u32 = 8;
+pub const HOT_WINDOW: Duration = ms(1_000);
+pub const HOT_TERM_MIN: Duration = ms(4_000);
+pub const HOT_TERM_MAX: Duration = ms(60_000);
+
 /// The holder of an exclusive lease pushes size and times at this interval while they change.
 pub const PUSH_INTERVAL: Duration = ms(3_000);
 
@@ -90,6 +98,9 @@ const _: () = {
     // A silent backup is suspected no later than the directory would see it.
     assert!(FORWARD_DEADLINE.as_millis() <= SERVER_SILENT.as_millis());
     assert!(lt(GRANT_TERM_MIN, RETRY_DELAY_MAX));
+    // What kernels keep of a dir has run out before it can be kept again.
+    assert!(HOT_TERM_MIN.as_millis() > CACHE_RIGHT.as_millis() + DRIFT_MARGIN.as_millis());
+    assert!(lt(HOT_TERM_MIN, HOT_TERM_MAX));
     assert!(lt(HANDSHAKE_DEADLINE, ms(10_000)));
     assert!(lt(RETRY_DELAY_MIN, RETRY_DELAY_MAX));
     assert!(lt(PUSH_INTERVAL, SESSION_TTL));

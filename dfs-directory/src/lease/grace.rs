@@ -7,7 +7,7 @@
 //! | wants | waits |
 //! | --- | --- |
 //! | anything on an inode with a record of a session that has not reclaimed | for that session to reclaim or to end |
-//! | what only an absence of readers permits (exclusive lease, operation) | until all sessions have reclaimed, or cached rights are certainly over |
+//! | what only an absence of readers permits (exclusive lease, operation, the answer to a change of names) | until all sessions have reclaimed, or cached rights are certainly over |
 //! | to free an orphan | until every session alive at the start has reclaimed or ended |
 
 use super::Moment;
@@ -76,7 +76,12 @@ impl Grace {
 
     /// Whether an exclusive lease or an operation on this inode has to wait.
     pub fn blocks_exclusive(&self, inode: InodeId, now: Moment) -> bool {
-        self.blocks(inode) || (!self.missing.is_empty() && now < self.caches_over)
+        self.blocks(inode) || self.caches_live(now)
+    }
+
+    /// Whether mounts may still use what they cached under an earlier leader.
+    pub fn caches_live(&self, now: Moment) -> bool {
+        !self.missing.is_empty() && now < self.caches_over
     }
 
     /// Whether orphans may be freed.
@@ -86,7 +91,7 @@ impl Grace {
 
     /// When waiting for cached rights ends, if it is still going on at `now`.
     pub fn next_deadline(&self, now: Moment) -> Option<Moment> {
-        (!self.missing.is_empty() && now < self.caches_over).then_some(self.caches_over)
+        self.caches_live(now).then_some(self.caches_over)
     }
 }
 

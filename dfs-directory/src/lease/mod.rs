@@ -8,6 +8,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `table`, `inode_leases` | leases: holders, waiting requests, operations, recalls |
+//! | `dir_rights` | rights to keep the names and attributes of dirs |
 //! | `lock_ranges` | the byte ranges that one owner has locked |
 //! | `lock_table` | flock and POSIX locks with their waiters |
 //! | `opens` | which session has which inode open |
@@ -18,6 +19,7 @@
 
 pub mod asks;
 pub mod clock;
+pub mod dir_rights;
 pub mod grace;
 mod inode_leases;
 pub mod interest;

@@ -197,6 +197,25 @@ impl LeaseTable {
         self.advance(now, inode, effects);
     }
 
+    /// The session keeps only a shared lease under this exclusive grant, by itself: everything
+    /// under it is pushed.
+    pub fn share(
+        &mut self,
+        now: Moment,
+        session: SessionId,
+        inode: InodeId,
+        grant: GrantId,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(holder) = self.holder_mut(session, inode, grant) {
+            holder.kind = LeaseKind::Shared;
+            if holder.recalling == Some(Some(LeaseKind::Shared)) {
+                holder.recalling = None;
+            }
+            self.advance(now, inode, effects);
+        }
+    }
+
     /// The session gives this grant back by itself.
     pub fn release(
         &mut self,

@@ -3,6 +3,7 @@
 use super::MountApi;
 use crate::lease::asks::Asks;
 use crate::lease::clock::SessionClock;
+use crate::lease::dir_rights::DirRights;
 use crate::lease::grace::Grace;
 use crate::lease::interest::InterestMirror;
 use crate::lease::lock_table::{LockTable, WaitKey};
@@ -12,6 +13,7 @@ use crate::lease::{Moment, Token};
 use crate::session::{SessionInfo, SessionPhase, read};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{GrantId, InodeId, Sequence, SessionId};
+use dfs_proto::limits::SESSION_DIR_RIGHTS_MAX;
 use dfs_proto::transport::Connection;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::MutexGuard;
@@ -117,6 +119,7 @@ pub(super) struct Core {
     pub(super) life: u64,
     pub(super) started: Moment,
     pub(super) leases: LeaseTable,
+    pub(super) rights: DirRights,
     pub(super) locks: LockTable,
     pub(super) opens: OpenTable,
     pub(super) clock: SessionClock,
@@ -145,6 +148,7 @@ impl Core {
             life: 0,
             started: Moment::ZERO,
             leases: LeaseTable::new(GrantId(0)),
+            rights: DirRights::new(SESSION_DIR_RIGHTS_MAX),
             locks: LockTable::default(),
             opens: OpenTable::default(),
             clock: SessionClock::default(),

@@ -124,9 +124,9 @@ impl Service for MountApi {
             Reclaim::METHOD => {
                 self.spawn_granting(incoming, |api, r| api.reclaim(connection, r));
             }
-            Lookup::METHOD => self.spawn(incoming, Self::lookup),
-            GetAttr::METHOD => self.spawn(incoming, Self::get_attr),
-            ReadDir::METHOD => self.spawn(incoming, Self::read_dir),
+            Lookup::METHOD => self.spawn_granting(incoming, Self::lookup),
+            GetAttr::METHOD => self.spawn_granting(incoming, Self::get_attr),
+            ReadDir::METHOD => self.spawn_granting(incoming, Self::read_dir),
             ReadLink::METHOD => self.spawn(incoming, Self::read_link),
             GetStatFs::METHOD => self.spawn(incoming, Self::stat_fs),
             Mutate::METHOD => self.spawn_granting(incoming, Self::mutate),

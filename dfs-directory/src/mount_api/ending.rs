@@ -2,8 +2,9 @@
 //!
 //! In this order: the log says that it ends (its commands are refused), the file servers are
 //! fenced (nothing of it is in progress or accepted any more), what it may have written beyond
-//! the recorded sizes is cut, the log says that it has ended, and only then its leases, locks
-//! and opens are free.
+//! the recorded sizes is cut, the log says that it has ended, its right to cache runs out, and
+//! only then its leases, locks and opens are free: a session that is ended while its heartbeats
+//! go on still serves what it has cached until the next one is refused.
 
 use super::{MountApi, next_change};
 use crate::namespace::NamespaceCommand;
@@ -11,6 +12,10 @@ use crate::session::{SessionCommand, read};
 use dfs_proto::error::{ErrorCode, Result};
 use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::timing::{RETRY_DELAY_MAX, SESSION_TTL};
+use std::time::Duration;
+
+/// How often the end of a right to cache is looked for.
+const CACHE_RIGHT_LOOK: Duration = Duration::from_millis(50);
 
 impl MountApi {
     /// Begins the end of a session, once; it goes on in its own task.
@@ -69,6 +74,10 @@ impl MountApi {
                     tokio::time::sleep(RETRY_DELAY_MAX).await;
                 }
             }
+        }
+        // From the beginning of the end no heartbeat has renewed it.
+        while self.core().life == life && !self.core().clock.cache_right_over(session, self.now()) {
+            tokio::time::sleep(CACHE_RIGHT_LOOK).await;
         }
         if self.core().life == life {
             self.free_session(session);
@@ -141,6 +150,7 @@ impl MountApi {
             let mut effects = Vec::new();
             let mut grants = Vec::new();
             core.leases.end_session(self.now(), session, &mut effects);
+            core.rights.lapse(session);
             core.locks.end_session(session, &mut grants);
             let closed = core.opens.end_session(session);
             core.orphans.extend(closed);

@@ -255,7 +255,11 @@ impl MountApi {
     }
 
     pub(super) fn close_inode(&self, request: CloseInode) -> Result<()> {
-        let CloseInode { stamp, inode } = request;
+        let CloseInode {
+            stamp,
+            inode,
+            share,
+        } = request;
         {
             let mut core = self.alive(stamp.session)?;
             let memory = &mut core.present(stamp.session)?.memory;
@@ -266,6 +270,13 @@ impl MountApi {
                 return Ok(());
             }
             memory.remember(stamp.sequence, Remembered::Done);
+            if let Some(grant) = share {
+                let mut effects = Vec::new();
+                core.leases
+                    .share(self.now(), stamp.session, inode, grant, &mut effects);
+                core.interest.maybe_unused(stamp.session, inode, self.now());
+                self.carry_out(&mut core, effects);
+            }
             let last = core.opens.close(stamp.session, inode);
             if !last || !core.orphans.contains(&inode) {
                 return Ok(());

@@ -15,6 +15,7 @@
 //! | `recalls` | recalls and questions to holders |
 //! | `holds` | operations: other sessions' leases out of the way of a change |
 //! | `mutations` | changes of the namespace |
+//! | `rights` | rights to keep names and attributes; telling of changes |
 //! | `reads` | lookup, attributes, listings, statfs |
 //! | `locks` | set, cancel, test, release, grants by push |
 //! | `reclaim` | re-assertion after a change of the leader |
@@ -34,6 +35,7 @@ mod reads;
 mod recalls;
 mod reclaim;
 mod report;
+mod rights;
 mod sessions;
 mod ticker;
 

@@ -1,6 +1,7 @@
 //! Changes of the namespace.
 //!
-//! A change of an existing inode's attributes first takes the leases of other sessions on it out
+//! A change of names or of a dir is told to whoever may keep them before it is answered
+//! (`rights`). A change of an existing inode's attributes first takes the leases of other sessions on it out
 //! of the way (`hold`), so that nobody uses cached attributes once the change is visible. For a
 //! name the inode is looked up first; should the log then find another one behind the name, that
 //! one's leases are taken out of the way before the answer.
@@ -8,13 +9,14 @@
 use super::MountApi;
 use super::dispatch::Delivery;
 use super::holds::Hold;
+use super::rights::dir_changes;
 use crate::namespace::{Changed, NamespaceCommand, NamespaceOutcome, read};
 use crate::state::{Change, Outcome};
-use dfs_proto::attr::{FileAttr, FileKind};
+use dfs_proto::attr::{FileAttr, FileKind, Keep};
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::InodeId;
+use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::msg::namespace::{Mutate, Mutated, Mutation};
-use dfs_proto::msg::session::LeaseKind;
+use dfs_proto::msg::session::{LeaseGrant, LeaseKind};
 use dfs_proto::name::FileName;
 use std::collections::BTreeSet;
 
@@ -58,9 +60,11 @@ impl MountApi {
         }
         let removes = removed_name(&request.mutation);
         let Mutate { stamp, mutation } = request;
-        let changed = self
-            .commit_namespace(NamespaceCommand::Mutate { stamp, mutation })
-            .await?;
+        let command = NamespaceCommand::Mutate {
+            stamp,
+            mutation: mutation.clone(),
+        };
+        let changed = self.commit_namespace(command).await?;
         if let (Some(generation), Some(attr)) = (changed.cut, &changed.attr) {
             self.placement().intents_changed();
             self.placement().cut_done(attr.inode, generation).await?;
@@ -79,11 +83,51 @@ impl MountApi {
         if let Some(inode) = changed.orphaned {
             self.orphaned(inode);
         }
-        Ok(Mutated {
-            attr: changed.attr,
-            created: false,
-            lease: None,
-        })
+        self.tell_changes(session, dir_changes(&mutation, &changed))
+            .await?;
+        let parents = self.parents_for(session, &mutation);
+        let mut mutated = Mutated {
+            parents,
+            replaced: changed.replaced,
+            ..plain(changed.attr)
+        };
+        if let Some(attr) = changed.attr
+            && makes_inode(&mutation)
+        {
+            self.keep_made(session, attr, &mut mutated, delivery)
+                .await?;
+        }
+        Ok(mutated)
+    }
+
+    /// What was made is looked at next: its maker may keep it.
+    async fn keep_made(
+        &self,
+        session: SessionId,
+        attr: FileAttr,
+        mutated: &mut Mutated,
+        delivery: &mut Delivery,
+    ) -> Result<()> {
+        let pushes = self.alive(session)?.pushes;
+        match self.see(session, attr, pushes, delivery).await {
+            Ok(seen) => {
+                mutated.attr = Some(seen.attr);
+                mutated.dir = seen.keep == Keep::Dir;
+                if let Keep::Lease { grant, map_version } = seen.keep {
+                    mutated.lease = Some(LeaseGrant {
+                        grant,
+                        kind: LeaseKind::Shared,
+                        attr: seen.attr,
+                        map_version,
+                        contended: false,
+                    });
+                }
+                Ok(())
+            }
+            // Somebody has removed it already; it was made all the same.
+            Err(e) if e.code == ErrorCode::Stale => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 
     /// The inodes whose attributes the mutation changes, as far as the names lead to them now.
@@ -126,27 +170,24 @@ impl MountApi {
     async fn create(&self, request: Mutate, delivery: &mut Delivery) -> Result<Mutated> {
         let Mutate { stamp, mutation } = request;
         let session = stamp.session;
-        let changed = self
-            .commit_namespace(NamespaceCommand::Mutate { stamp, mutation })
-            .await?;
+        let command = NamespaceCommand::Mutate {
+            stamp,
+            mutation: mutation.clone(),
+        };
+        let changed = self.commit_namespace(command).await?;
         let attr: FileAttr = changed.attr.ok_or(ErrorCode::Stale)?;
         let inode = attr.inode;
         self.record_open(session, inode)?;
         if !changed.created {
-            let attr = match self.true_attr(session, inode).await {
-                Ok(attr) => attr,
+            return match self.true_attr(session, inode).await {
+                Ok(attr) => Ok(plain(Some(attr))),
                 Err(e) => {
                     if e.code == ErrorCode::Stale {
                         self.core().opens.close(session, inode);
                     }
-                    return Err(e);
+                    Err(e)
                 }
             };
-            return Ok(Mutated {
-                attr: Some(attr),
-                created: false,
-                lease: None,
-            });
         }
         let granted = {
             let mut core = self.alive(session)?;
@@ -154,19 +195,22 @@ impl MountApi {
             core.interest.logged(session, inode);
             core.leases.try_lease(session, inode, LeaseKind::Exclusive)
         };
-        let Some(granted) = granted else {
-            let attr = self.true_attr(session, inode).await?;
-            return Ok(Mutated {
-                attr: Some(attr),
-                created: true,
-                lease: None,
-            });
+        self.tell_changes(session, dir_changes(&mutation, &changed))
+            .await?;
+        let parents = self.parents_for(session, &mutation);
+        let lease = match granted {
+            Some(granted) => Some(self.grant_answer(session, inode, granted, delivery).await?),
+            None => None,
         };
-        let lease = self.grant_answer(session, inode, granted, delivery).await?;
+        let attr = match &lease {
+            Some(lease) => lease.attr,
+            None => self.true_attr(session, inode).await?,
+        };
         Ok(Mutated {
-            attr: Some(lease.attr),
             created: true,
-            lease: Some(lease),
+            lease,
+            parents,
+            ..plain(Some(attr))
         })
     }
 
@@ -175,6 +219,25 @@ impl MountApi {
         self.core().orphans.insert(inode);
         self.shared.orphans.notify_one();
     }
+}
+
+fn plain(attr: Option<FileAttr>) -> Mutated {
+    Mutated {
+        attr,
+        created: false,
+        lease: None,
+        dir: false,
+        parents: [None, None],
+        replaced: None,
+    }
+}
+
+/// Whether what was made is likely to be looked at by its maker, without a lease so far.
+fn makes_inode(mutation: &Mutation) -> bool {
+    matches!(
+        mutation,
+        Mutation::MakeDir { .. } | Mutation::Symlink { .. }
+    )
 }
 
 /// Whether the mutation reaches inodes through names.

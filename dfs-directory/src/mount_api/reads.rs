@@ -1,13 +1,16 @@
 //! Reads of the namespace. Attributes are true: the holder of an exclusive lease is asked.
 
 use super::MountApi;
+use super::dispatch::Delivery;
 use crate::namespace::read;
 use crate::state::tables::{Read, TableError};
-use dfs_proto::attr::{FileAttr, FileKind, StatFs};
+use dfs_proto::attr::{FileAttr, StatFs};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::limits::BLOCK_BYTES;
-use dfs_proto::msg::namespace::{DirPage, GetAttr, GetStatFs, Lookup, ReadDir, ReadLink};
+use dfs_proto::msg::namespace::{
+    DirPage, GetAttr, GetStatFs, LookedUp, Lookup, ReadDir, ReadLink, Seen,
+};
 
 impl MountApi {
     /// Reads the replicated state; what the read refuses becomes the error.
@@ -62,44 +65,69 @@ impl MountApi {
             .is_some_and(|(holder, _)| holder != session))
     }
 
-    pub(super) async fn get_attr(self, request: GetAttr) -> Result<FileAttr> {
-        self.true_attr(request.session, request.inode).await
+    pub(super) async fn get_attr(self, request: GetAttr) -> (Result<Seen>, Delivery) {
+        let mut delivery = Delivery::default();
+        let result = self.try_get_attr(request, &mut delivery).await;
+        (result, delivery)
     }
 
-    pub(super) async fn lookup(self, request: Lookup) -> Result<FileAttr> {
+    async fn try_get_attr(&self, request: GetAttr, delivery: &mut Delivery) -> Result<Seen> {
+        let GetAttr { session, inode } = request;
+        let pushes = self.alive(session)?.pushes;
+        let found = self.recorded_attr(inode).await?;
+        self.see(session, found, pushes, delivery).await
+    }
+
+    pub(super) async fn lookup(self, request: Lookup) -> (Result<LookedUp>, Delivery) {
+        let mut delivery = Delivery::default();
+        let result = self.try_lookup(request, &mut delivery).await;
+        (result, delivery)
+    }
+
+    async fn try_lookup(&self, request: Lookup, delivery: &mut Delivery) -> Result<LookedUp> {
         let Lookup {
             session,
             parent,
             name,
         } = request;
-        let pushes = self.leading()?.pushes;
+        let pushes = self.alive(session)?.pushes;
+        // What `..` is, is never kept: a dir does not know who moves it.
+        let named = name.is_some();
+        let names = named && self.keep_dir(session, parent)?;
         let found = self
             .look(move |tables| read::lookup(tables, parent, name.as_ref()))
-            .await?;
-        if found.kind != FileKind::Regular {
-            return Ok(found);
-        }
-        {
-            let core = self.leading()?;
-            let held = core.leases.exclusive_holder(found.inode);
-            let quiet = held.is_none_or(|(holder, _)| holder == session);
-            // A holder may have pushed and gone after the look: then it was too early.
-            if quiet && core.pushes == pushes && !core.grace.blocks(found.inode) {
-                return Ok(found);
-            }
-        }
-        self.true_attr(session, found.inode).await
+            .await;
+        let seen = match found {
+            Ok(found) => Some(self.see(session, found, pushes, delivery).await?),
+            Err(e) if named && e.code == ErrorCode::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        Ok(LookedUp { seen, names })
     }
 
-    pub(super) async fn read_dir(self, request: ReadDir) -> Result<DirPage> {
+    pub(super) async fn read_dir(self, request: ReadDir) -> (Result<DirPage>, Delivery) {
+        let mut delivery = Delivery::default();
+        let result = self.try_read_dir(request, &mut delivery).await;
+        (result, delivery)
+    }
+
+    async fn try_read_dir(&self, request: ReadDir, delivery: &mut Delivery) -> Result<DirPage> {
         let ReadDir {
+            session,
             inode,
             cookie,
             entries_max,
             with_attr,
         } = request;
-        self.look(move |tables| read::readdir(tables, inode, cookie, entries_max, with_attr))
-            .await
+        let names = self.keep_dir(session, inode)?;
+        let mut page = self
+            .look(move |tables| read::readdir(tables, inode, cookie, entries_max, with_attr))
+            .await?;
+        page.names = names;
+        if with_attr {
+            self.keep_page(session, &mut page, delivery).await?;
+        }
+        Ok(page)
     }
 
     pub(super) async fn read_link(self, request: ReadLink) -> Result<Vec<u8>> {

@@ -49,7 +49,9 @@ impl MountApi {
         let at = self.now();
         for session in core.clock.lapsed(at) {
             core.leases.lapse(at, session, &mut effects);
+            core.rights.lapse(session);
         }
+        core.rights.tick(at);
         core.leases.tick(at, &mut effects);
         self.carry_out(&mut core, effects);
     }

@@ -8,7 +8,7 @@ use super::records::{EntryRecord, FormatRecord, IntentRecord, StoredKind};
 use super::{Format, Intent, entries, keys};
 use crate::state::record::{decode_record, load_record};
 use crate::state::tables::{Read, Table, TableError, scan_prefix};
-use dfs_proto::attr::{DirEntry, FileAttr};
+use dfs_proto::attr::{DirEntry, FileAttr, Keep};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{Generation, InodeId};
 use dfs_proto::limits::DIR_PAGE_ENTRIES_MAX;
@@ -131,6 +131,7 @@ fn page(
     Ok(DirPage {
         entries: found,
         end,
+        names: false,
     })
 }
 
@@ -188,6 +189,7 @@ fn listed(
         inode,
         kind: entry.kind.into(),
         attr,
+        keep: Keep::Nothing,
     })
 }
 

@@ -86,8 +86,13 @@ pub(super) fn push(
         record.size = record.size.max(push.size);
     }
     if push.wrote || push.modified.is_some() {
-        record.modified = push.modified.unwrap_or(now).into();
-        record.changed = now.into();
+        let when = push.modified.unwrap_or(now);
+        record.modified = when.into();
+        // The holder has told its caller both times already: they must not move once more, else
+        // whoever compares them (git) takes the file for changed.
+        if Timestamp::from(record.changed) < when {
+            record.changed = when.into();
+        }
     }
     if let Some(accessed) = push.accessed {
         record.accessed = accessed.into();

@@ -176,6 +176,9 @@ impl Core {
 
     /// Gets the map if it is older than `wanted`.
     pub(super) async fn refresh_map(&self, wanted: MapVersion) {
+        if self.map.version() >= wanted {
+            return;
+        }
         let _one = self.map.asking.lock().await;
         if self.map.version() >= wanted {
             return;

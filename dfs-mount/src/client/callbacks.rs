@@ -10,7 +10,7 @@ use dfs_proto::error::Result;
 use dfs_proto::ids::{GrantId, InodeId};
 use dfs_proto::msg::Request;
 use dfs_proto::msg::callback::{
-    AskAttr, ConfirmLocks, LockGranted, MapChanged, Recall, RecallAnswer,
+    AskAttr, ConfirmLocks, LockGranted, MapChanged, NamesChanged, Recall, RecallAnswer,
 };
 use dfs_proto::msg::session::LeaseKind;
 use dfs_proto::payload::Payload;
@@ -90,6 +90,11 @@ impl Service for Callbacks {
                 later::<ConfirmLocks, _>(&core, incoming, |core, confirm| async move {
                     core.locks.releases_done(&confirm).await;
                     Ok(())
+                });
+            }
+            NamesChanged::METHOD => {
+                later::<NamesChanged, _>(&core, incoming, |core, news| async move {
+                    core.names_changed(news).await
                 });
             }
             MapChanged::METHOD => {

@@ -149,11 +149,11 @@ impl<'a> Run<'a> {
 
     async fn present_generation(&self) -> Result<Generation> {
         let inode = self.inode.id;
-        let (attr, _) = self
+        let (seen, _) = self
             .core
             .ask(Wait::Long, |session| GetAttr { session, inode })
             .await?;
-        Ok(attr.generation)
+        Ok(seen.attr.generation)
     }
 
     async fn learn_generation(&mut self, wanted: Generation) -> Result<()> {

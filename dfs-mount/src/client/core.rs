@@ -1,6 +1,7 @@
 //! What the parts of the client core share.
 
 use super::clock::DirectoryClock;
+use super::dir_cache::DirCache;
 use super::inode::InodeTable;
 use super::kernel::KernelCache;
 use super::link::LinkState;
@@ -49,6 +50,10 @@ pub(super) struct Core {
     pub(super) map: MapCache,
     pub(super) servers: Servers,
     pub(super) inodes: InodeTable,
+    /// Names and dirs that are kept.
+    pub(super) dirs: Mutex<DirCache>,
+    /// Counts this mount's own changes of inodes' attributes; a question remembers the count.
+    pub(super) attr_changes: AtomicU64,
     pub(super) locks: Locks,
     /// Inodes with unpushed changes.
     pub(super) unpushed: Mutex<BTreeSet<InodeId>>,

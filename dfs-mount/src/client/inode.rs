@@ -43,6 +43,10 @@ pub(super) struct InodeState {
     pub(super) lease: LeaseState,
     /// Size, generation, layout and times, while a lease is held.
     pub(super) data: Option<Authority>,
+    /// `data` has every attribute as it is; false after something that may be older or newer.
+    attr_true: bool,
+    /// `Core::attr_changes` at the last change of the attributes by this mount.
+    attr_changed: u64,
     /// When the lease was granted and when one was last lost (boot time).
     pub(super) granted_at: u64,
     pub(super) lost_at: u64,
@@ -76,8 +80,9 @@ impl InodeState {
         self.lease.holds_exclusive() && self.maps_stale == 0
     }
 
-    /// Takes a grant that was asked for. False: it is of the past.
-    pub(super) fn accept(&mut self, grant: &LeaseGrant) -> bool {
+    /// Takes a grant, whose answer was asked for at `asked` (of `Core::attr_changes`). False: it
+    /// is of the past.
+    pub(super) fn accept(&mut self, grant: &LeaseGrant, asked: u64) -> bool {
         let before = self.lease.held();
         let accepted = self.lease.granted(Held {
             grant: grant.grant,
@@ -88,13 +93,50 @@ impl InodeState {
         }
         match (&mut self.data, before) {
             // Nobody else can have changed the data in between.
-            (Some(data), Some(_)) => data.learn(&grant.attr),
+            (Some(_), Some(_)) => self.learn(&grant.attr, asked),
             (data, _) => {
                 *data = Some(Authority::new(grant.attr));
                 self.granted_at = clock::now();
+                self.attr_true = asked >= self.attr_changed;
             }
         }
         true
+    }
+
+    /// Attributes that were asked for at `asked`, under the lease that is held now.
+    pub(super) fn learn(&mut self, attr: &FileAttr, asked: u64) {
+        if asked >= self.attr_changed
+            && let Some(data) = &mut self.data
+        {
+            data.learn(attr);
+            self.attr_true = true;
+        }
+    }
+
+    /// This mount has changed the attributes by a request that was asked for at `asked`; `now`
+    /// counts that change. What it answered, and what else was heard in between, may have come in
+    /// the wrong order: then nothing is known of them.
+    pub(super) fn changed_here(&mut self, attr: Option<&FileAttr>, asked: u64, now: u64) {
+        let quiet = self.is_quiet_since(asked);
+        self.attr_changed = self.attr_changed.max(now);
+        self.attr_true = match (attr, &mut self.data) {
+            (Some(attr), Some(data)) if quiet => {
+                data.learn(attr);
+                true
+            }
+            _ => false,
+        };
+    }
+
+    /// Whether no change by this mount was answered since then.
+    pub(super) fn is_quiet_since(&self, asked: u64) -> bool {
+        asked >= self.attr_changed
+    }
+
+    /// All attributes, if they are known under a lease that nobody wants back.
+    pub(super) fn known_attr(&self) -> Option<FileAttr> {
+        let known = self.attr_true && self.kernel_stale == 0 && self.lease.settled().is_some();
+        self.data.as_ref().filter(|_| known).map(Authority::attr)
     }
 
     /// The directory records an open in this life of the session.
@@ -111,6 +153,7 @@ impl InodeState {
     pub(super) fn lease_gone(&mut self) {
         self.lost_at = clock::now();
         self.data = None;
+        self.attr_true = false;
         self.others_synced = false;
     }
 

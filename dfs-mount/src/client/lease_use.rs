@@ -1,7 +1,10 @@
 //! Getting a lease and using it.
 
 use super::call::Wait;
+use super::clock;
 use super::core::Core;
+use super::dir_cache::Asked;
+use super::guard::lock;
 use super::inode::Inode;
 use super::lease::Enter;
 use super::link::Up;
@@ -50,7 +53,37 @@ async fn told_when_slow<T>(inode: &Inode, asked: impl Future<Output = T>) -> T {
     }
 }
 
+/// What the mount knew when it sent a question: tells which part of the answer still counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Since {
+    /// Boot time.
+    pub(super) at: u64,
+    lapses: u64,
+    /// `Core::attr_changes`.
+    pub(super) attrs: u64,
+    /// Of the dirs that are kept.
+    pub(super) names: Asked,
+}
+
 impl Core {
+    /// Before a question is sent.
+    pub(super) fn since(&self) -> Since {
+        Since {
+            at: clock::now(),
+            lapses: self.lapses.load(Ordering::SeqCst),
+            attrs: self.attr_changes.load(Ordering::SeqCst),
+            names: lock(&self.dirs).ask(),
+        }
+    }
+
+    /// Whether rights that came with an answer count: it is of the present leader and session, and
+    /// no right has lapsed since it was asked for.
+    pub(super) fn grants(&self, up: &Up, since: Since) -> bool {
+        self.leader_life.load(Ordering::SeqCst) == up.leader_life
+            && self.session_life.load(Ordering::SeqCst) == up.session.life
+            && self.lapses.load(Ordering::SeqCst) == since.lapses
+    }
+
     /// Waits for a lease of at least `kind` and uses it. With `unblock` a recall in progress is
     /// not waited for.
     pub(super) async fn lease(
@@ -91,7 +124,7 @@ impl Core {
     async fn acquire(self: Arc<Self>, inode: &Arc<Inode>, ask: u64, kind: LeaseKind) {
         let mut tries = 0;
         let result = loop {
-            let lapses = self.lapses.load(Ordering::SeqCst);
+            let since = self.since();
             let asked = self.ask(Wait::Long, |session| AcquireLease {
                 session,
                 inode: inode.id,
@@ -99,7 +132,7 @@ impl Core {
             });
             match told_when_slow(inode, asked).await {
                 Ok((grant, up)) => {
-                    if self.accept_grant(inode, &grant, &up, lapses).await {
+                    if self.accept_grant(inode, &grant, &up, since).await {
                         break Ok(());
                     }
                 }
@@ -124,7 +157,7 @@ impl Core {
         inode: &Inode,
         grant: &LeaseGrant,
         up: &Up,
-        lapses: u64,
+        since: Since,
     ) -> bool {
         if !grant.attr.layout.is_valid() || grant.attr.inode != inode.id {
             log::error!(
@@ -136,10 +169,7 @@ impl Core {
         // Requests under this grant use a map of at least this version (R7).
         self.refresh_map(grant.map_version).await;
         let mut state = inode.state();
-        let present = self.leader_life.load(Ordering::SeqCst) == up.leader_life
-            && self.session_life.load(Ordering::SeqCst) == up.session.life
-            && self.lapses.load(Ordering::SeqCst) == lapses;
-        let accepted = present && state.accept(grant);
+        let accepted = self.grants(up, since) && state.accept(grant, since.attrs);
         drop(state);
         if accepted {
             inode.changed.notify_waiters();

@@ -10,7 +10,7 @@
 //! | pure machines | `logic` |
 //! | directory | `link` (connection, heartbeats, right to cache), `session`, `call` (retries), `reclaim`, `callbacks` |
 //! | file servers | `servers`, `map_cache`, `chunk_io` |
-//! | operations | `names`, `opens`, `read`, `write`, `sync`, `push`, `locks` |
+//! | operations | `names`, `changes`, `opens`, `read`, `write`, `sync`, `push`, `locks` |
 //!
 //! Everything may be called from any task of any tokio runtime. Futures may be dropped: a read
 //! ends there, a change goes on in the background until its outcome is known. A lock wait that is
@@ -18,6 +18,7 @@
 
 mod call;
 mod callbacks;
+mod changes;
 mod chunk_io;
 mod clock;
 mod core;
@@ -47,16 +48,17 @@ mod write;
 mod tests;
 
 pub use dfs_proto::attr::{FileAttr, FileKind, SetAttr, SetTime, StatFs, Timestamp};
-pub use dfs_proto::msg::namespace::{Creator, DirPage, DirPageEntry, RenameFlags};
+pub use dfs_proto::msg::namespace::{Creator, DirPageEntry, RenameFlags};
 pub use kernel::{BoxFuture, KernelCache, NoKernel};
 pub use locks::Cancel;
-pub use logic::{authority, chunk_op, gate, held_locks, lease, recall, window};
+pub use logic::{authority, chunk_op, dir_cache, gate, held_locks, lease, recall, window};
 pub use types::{
-    Allocate, AttrAnswer, ClientOptions, Created, Handle, LockRequest, OpenMode, ReadData,
-    ReadMode, WriteAt, WriteMode,
+    Allocate, AttrAnswer, ClientOptions, Created, EntryAnswer, Handle, Listed, ListedEntry,
+    LockRequest, OpenMode, ReadData, ReadMode, WriteAt, WriteMode,
 };
 
 use self::core::Core;
+use changes::expect_attr;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{InodeId, LockOwner, SessionId};
 use dfs_proto::lock::{HeldLock, LockKind, LockRange, LockSpace};
@@ -64,7 +66,6 @@ use dfs_proto::msg::namespace::Mutation;
 use dfs_proto::name::FileName;
 use dfs_proto::payload::Payload;
 use held_locks::OwnerKey;
-use names::expect_attr;
 use start::Threads;
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,8 +125,29 @@ impl Client {
     }
 
     /// The name `name` in `parent`; `None` is `..`.
-    pub async fn lookup(&self, parent: InodeId, name: Option<FileName>) -> Result<AttrAnswer> {
+    pub async fn lookup(&self, parent: InodeId, name: Option<FileName>) -> Result<EntryAnswer> {
         self.limited(self.core.lookup(parent, name)).await
+    }
+
+    /// The same from what is kept here; `None`: the directory has to be asked.
+    pub fn lookup_kept(&self, parent: InodeId, name: &FileName) -> Option<EntryAnswer> {
+        self.core.lookup_kept(parent, name)
+    }
+
+    /// How long the kernel may serve a name from its cache, from now on: asked when the answer is
+    /// handed to it, see `KernelCache`.
+    pub fn entry_ttl(&self, answer: &EntryAnswer) -> Duration {
+        self.core.entry_ttl(answer)
+    }
+
+    /// The same for attributes.
+    pub fn attr_ttl(&self, answer: &AttrAnswer) -> Duration {
+        self.core.attr_ttl(answer)
+    }
+
+    /// Attributes from what is kept here; `None`: the directory has to be asked.
+    pub fn attr_kept(&self, inode: InodeId) -> Option<AttrAnswer> {
+        self.core.attr_kept(inode)
     }
 
     pub async fn getattr(&self, inode: InodeId) -> Result<AttrAnswer> {
@@ -155,14 +177,14 @@ impl Client {
         self.limited(self.core.readlink(inode)).await
     }
 
-    /// A page of a dir after `cookie` (0: from the start). Attributes in it must not be cached.
+    /// A page of a dir after `cookie` (0: from the start).
     pub async fn readdir(
         &self,
         inode: InodeId,
         cookie: u64,
         entries_max: u32,
         with_attr: bool,
-    ) -> Result<DirPage> {
+    ) -> Result<Listed> {
         let page = self.core.readdir(inode, cookie, entries_max, with_attr);
         self.limited(page).await
     }
@@ -196,7 +218,7 @@ impl Client {
         mode: u16,
         device: u64,
         creator: Creator,
-    ) -> Result<AttrAnswer> {
+    ) -> Result<EntryAnswer> {
         self.change_inode(
             parent,
             Mutation::MakeNode {
@@ -217,7 +239,7 @@ impl Client {
         name: FileName,
         mode: u16,
         creator: Creator,
-    ) -> Result<AttrAnswer> {
+    ) -> Result<EntryAnswer> {
         self.change_inode(
             parent,
             Mutation::MakeDir {
@@ -236,7 +258,7 @@ impl Client {
         name: FileName,
         target: Vec<u8>,
         creator: Creator,
-    ) -> Result<AttrAnswer> {
+    ) -> Result<EntryAnswer> {
         self.change_inode(
             parent,
             Mutation::Symlink {
@@ -254,7 +276,7 @@ impl Client {
         inode: InodeId,
         parent: InodeId,
         name: FileName,
-    ) -> Result<AttrAnswer> {
+    ) -> Result<EntryAnswer> {
         self.change_inode(
             inode,
             Mutation::Link {
@@ -407,9 +429,10 @@ impl Client {
         self.limited(self.core.change(mutation)).await.map(|_| ())
     }
 
-    async fn change_inode(&self, named: InodeId, mutation: Mutation) -> Result<AttrAnswer> {
+    async fn change_inode(&self, named: InodeId, mutation: Mutation) -> Result<EntryAnswer> {
         let answer = self.limited(self.core.change(mutation)).await?;
-        expect_attr(answer, named)
+        expect_attr(answer.found.clone(), named)?;
+        Ok(answer)
     }
 
     /// The caller waits no longer than `io_timeout`. What is under way is not undone.

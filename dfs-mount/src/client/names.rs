@@ -1,60 +1,115 @@
-//! Names and attributes. The directory is asked every time; size and times of inodes that this
-//! mount holds a lease of are its own.
+//! Questions about names and attributes: answered from what is kept under a right, else by the
+//! directory. What the directory answers is kept as its answer allows; size and times of inodes
+//! that this mount holds the exclusive lease of are its own.
 
 use super::call::Wait;
 use super::clock;
 use super::core::Core;
+use super::dir_cache::Name;
+use super::guard::lock;
 use super::inode::IDLE_KEPT;
-use super::lease::Held;
-use super::types::{AttrAnswer, Created, OpenMode};
-use dfs_proto::attr::{FileAttr, FileKind, SetAttr, StatFs};
+use super::lease_use::Since;
+use super::link::Up;
+use super::types::{AttrAnswer, AttrRight, EntryAnswer, Listed, ListedEntry};
+use dfs_proto::attr::{FileAttr, FileKind, Keep, StatFs};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::InodeId;
+use dfs_proto::limits::DIR_CHANGES_MAX;
+use dfs_proto::msg::callback::NamesChanged;
 use dfs_proto::msg::namespace::{
-    Creator, DirPage, DirPageEntry, GetAttr, GetStatFs, Lookup, Mutation, ReadDir, ReadLink,
+    DirPage, DirPageEntry, GetAttr, GetStatFs, Lookup, ReadDir, ReadLink, Seen,
 };
-use dfs_proto::msg::session::LeaseGrant;
+use dfs_proto::msg::session::{LeaseGrant, LeaseKind};
 use dfs_proto::name::FileName;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// What was held of an inode when a question about it was sent.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    at: u64,
-}
-
-impl Asked {
-    fn now() -> Self {
-        Self { at: clock::now() }
-    }
-}
-
 impl Core {
+    /// What is kept of a name and of the inode behind it, if that is everything.
+    pub(super) fn lookup_kept(&self, parent: InodeId, name: &FileName) -> Option<EntryAnswer> {
+        if self.right_left().is_zero() {
+            return None;
+        }
+        let (is, asked) = lock(&self.dirs).name(parent, name);
+        let found = match is {
+            Name::Is(inode) => Some(self.attr_kept(inode)?),
+            Name::Absent => None,
+            Name::Unknown => return None,
+        };
+        Some(EntryAnswer {
+            found,
+            names: Some((parent, asked)),
+        })
+    }
+
+    /// What is kept of an inode's attributes.
+    pub(super) fn attr_kept(&self, id: InodeId) -> Option<AttrAnswer> {
+        if self.right_left().is_zero() {
+            return None;
+        }
+        if let Some((attr, asked)) = lock(&self.dirs).attr(id) {
+            let right = AttrRight::Dir(asked);
+            return Some(AttrAnswer { attr, right });
+        }
+        let asked = self.attr_changes.load(std::sync::atomic::Ordering::SeqCst);
+        let inode = self.inodes.get(id)?;
+        let (attr, era) = {
+            let mut state = inode.state();
+            let attr = state.known_attr()?;
+            state.used_at = clock::now();
+            (attr, state.lease.era())
+        };
+        let right = AttrRight::Lease { inode, era, asked };
+        Some(AttrAnswer { attr, right })
+    }
+
     pub(super) async fn lookup(
         self: &Arc<Self>,
         parent: InodeId,
         name: Option<FileName>,
-    ) -> Result<AttrAnswer> {
-        let asked = Asked::now();
-        let (attr, _) = self
+    ) -> Result<EntryAnswer> {
+        if let Some(kept) = name.as_ref().and_then(|n| self.lookup_kept(parent, n)) {
+            return Ok(kept);
+        }
+        let since = self.since();
+        let (answer, up) = self
             .ask(Wait::Long, |session| Lookup {
                 session,
                 parent,
                 name: name.clone(),
             })
             .await?;
-        self.present(attr, asked).await
+        let mut names = None;
+        if let Some(name) = name
+            && answer.names
+            && self.grants(&up, since)
+        {
+            let is = answer
+                .seen
+                .map_or(Name::Absent, |seen| Name::Is(seen.attr.inode));
+            let mut dirs = lock(&self.dirs);
+            if dirs.granted(parent, since.names) {
+                dirs.learn_name(parent, name, is, since.names);
+                names = Some((parent, since.names));
+            }
+        }
+        let found = match answer.seen {
+            Some(seen) => Some(self.present(seen, since, &up).await?),
+            None => None,
+        };
+        Ok(EntryAnswer { found, names })
     }
 
     pub(super) async fn getattr(self: &Arc<Self>, inode: InodeId) -> Result<AttrAnswer> {
         loop {
-            let asked = Asked::now();
-            let (attr, _) = self
+            if let Some(kept) = self.attr_kept(inode) {
+                return Ok(kept);
+            }
+            let since = self.since();
+            let (seen, up) = self
                 .ask(Wait::Long, |session| GetAttr { session, inode })
                 .await?;
-            if let Some(answer) = self.merge(attr, asked).await? {
+            if let Some(answer) = self.take_seen(seen, since, &up).await? {
                 return Ok(answer);
             }
         }
@@ -65,46 +120,137 @@ impl Core {
     }
 
     /// Attributes that came with an answer, as they are at this mount now.
-    async fn present(self: &Arc<Self>, attr: FileAttr, asked: Asked) -> Result<AttrAnswer> {
-        match self.merge(attr, asked).await? {
+    pub(super) async fn present(
+        self: &Arc<Self>,
+        seen: Seen,
+        since: Since,
+        up: &Up,
+    ) -> Result<AttrAnswer> {
+        match self.take_seen(seen, since, up).await? {
             Some(answer) => Ok(answer),
-            None => self.getattr(attr.inode).await,
+            None => self.getattr(seen.attr.inode).await,
         }
     }
 
-    /// The mount's own size and times over the directory's attributes. `None`: a lease was lost
-    /// while they were on their way; they may be older than what this mount wrote.
-    async fn merge(&self, attr: FileAttr, asked: Asked) -> Result<Option<AttrAnswer>> {
-        let unprotected = AttrAnswer {
-            attr,
-            ttl: Duration::ZERO,
-        };
-        if attr.kind != FileKind::Regular {
-            return Ok(Some(unprotected));
+    /// Takes attributes and the right that came with them. `None`: a lease was lost or this mount
+    /// changed them while they were on their way; they may be older than what this mount did.
+    async fn take_seen(&self, seen: Seen, since: Since, up: &Up) -> Result<Option<AttrAnswer>> {
+        self.take_right(seen, since, up).await;
+        let attr = seen.attr;
+        if attr.kind == FileKind::Dir {
+            return Ok(Some(self.dir_answer(attr, since)));
         }
         let Some(inode) = self.inodes.get(attr.inode) else {
             // Nothing was forgotten in so short a time.
-            let young = clock::elapsed(asked.at) < IDLE_KEPT / 2;
-            return Ok(young.then_some(unprotected));
+            let young = clock::elapsed(since.at) < IDLE_KEPT / 2;
+            let right = AttrRight::None;
+            return Ok(young.then_some(AttrAnswer { attr, right }));
         };
         // Kernel caches of a lost right must be empty before attributes make them look valid.
         inode
             .until(|state| (state.kernel_stale == 0).then_some(()))
             .await;
         self.right().await?;
-        let state = inode.state();
-        if state.lost_at >= asked.at {
-            return Ok(None);
+        Ok(self.file_answer(attr, since))
+    }
+
+    /// The right that came with attributes.
+    async fn take_right(&self, seen: Seen, since: Since, up: &Up) {
+        let Seen { attr, keep } = seen;
+        match keep {
+            Keep::Nothing => {}
+            Keep::Dir => {
+                if self.grants(up, since) {
+                    lock(&self.dirs).granted(attr.inode, since.names);
+                }
+            }
+            Keep::Lease { grant, map_version } => {
+                let grant = LeaseGrant {
+                    grant,
+                    kind: LeaseKind::Shared,
+                    attr,
+                    map_version,
+                    contended: false,
+                };
+                let inode = self.inodes.entry(attr.inode);
+                self.accept_grant(&inode, &grant, up, since).await;
+            }
         }
-        let held_since_then = state.lease.settled().is_some() && state.granted_at < asked.at;
-        Ok(Some(AttrAnswer {
-            attr: state.over(&attr),
-            ttl: if held_since_then {
-                self.right_left()
-            } else {
-                Duration::ZERO
+    }
+
+    pub(super) fn dir_answer(&self, attr: FileAttr, since: Since) -> AttrAnswer {
+        let mut dirs = lock(&self.dirs);
+        dirs.learn_attr(&attr, since.names);
+        let right = match dirs.may_keep(attr.inode, since.names) {
+            true => AttrRight::Dir(since.names),
+            false => AttrRight::None,
+        };
+        AttrAnswer { attr, right }
+    }
+
+    /// `None`: as in `take_seen`.
+    fn file_answer(&self, attr: FileAttr, since: Since) -> Option<AttrAnswer> {
+        let unprotected = AttrAnswer {
+            attr,
+            right: AttrRight::None,
+        };
+        let Some(inode) = self.inodes.get(attr.inode) else {
+            return Some(unprotected);
+        };
+        let mut state = inode.state();
+        if state.lost_at >= since.at || !state.is_quiet_since(since.attrs) {
+            return None;
+        }
+        // A lease that came while the question was under way may be younger than the answer; the
+        // one that came with the answer is not, but has brought its attributes along.
+        let held = state.lease.settled().is_some() && state.kernel_stale == 0;
+        if held && state.granted_at < since.at {
+            state.learn(&attr, since.attrs);
+        }
+        let attr = match state.known_attr() {
+            Some(known) => known,
+            None => state.over(&attr),
+        };
+        let known = state.known_attr().is_some();
+        let era = state.lease.era();
+        drop(state);
+        let right = match known {
+            true => AttrRight::Lease {
+                inode,
+                era,
+                asked: since.attrs,
             },
-        }))
+            false => AttrRight::None,
+        };
+        Some(AttrAnswer { attr, right })
+    }
+
+    /// How long the kernel may serve these attributes from its cache, from now on. The caller sees
+    /// to it that no recall begins before they are handed over (see `KernelCache`).
+    pub(super) fn attr_ttl(&self, answer: &AttrAnswer) -> Duration {
+        let protected = match &answer.right {
+            AttrRight::None => false,
+            AttrRight::Dir(asked) => lock(&self.dirs).may_keep(answer.attr.inode, *asked),
+            AttrRight::Lease { inode, era, asked } => {
+                let state = inode.state();
+                state.lease.is_valid(*era)
+                    && state.lease.settled().is_some()
+                    && state.kernel_stale == 0
+                    && state.is_quiet_since(*asked)
+            }
+        };
+        match protected {
+            true => self.right_left(),
+            false => Duration::ZERO,
+        }
+    }
+
+    /// The same for a name.
+    pub(super) fn entry_ttl(&self, answer: &EntryAnswer) -> Duration {
+        match answer.names {
+            Some((dir, asked)) if lock(&self.dirs).may_keep(dir, asked) => self.right_left(),
+            _ => Duration::ZERO,
+        }
     }
 
     pub(super) async fn readlink(&self, inode: InodeId) -> Result<Vec<u8>> {
@@ -118,146 +264,101 @@ impl Core {
         cookie: u64,
         entries_max: u32,
         with_attr: bool,
-    ) -> Result<DirPage> {
-        let asked = self.ask(Wait::Short, |_| ReadDir {
+    ) -> Result<Listed> {
+        let since = self.since();
+        let asked = self.ask(Wait::Short, |session| ReadDir {
+            session,
             inode,
             cookie,
             entries_max,
             with_attr,
         });
-        let (mut page, _) = asked.await?;
-        for entry in &mut page.entries {
-            if let DirPageEntry::Entry(entry) = entry
-                && let Some(attr) = &mut entry.attr
-                && let Some(inode) = self.inodes.get(entry.inode)
-            {
-                *attr = inode.state().over(attr);
+        let (page, up) = asked.await?;
+        let names = self.keep_page(inode, cookie, &page, since, &up);
+        let mut entries = Vec::with_capacity(page.entries.len());
+        for entry in page.entries {
+            let answer = match &entry {
+                DirPageEntry::Entry(listed) => match listed.attr {
+                    Some(attr) => {
+                        let seen = Seen {
+                            attr,
+                            keep: listed.keep,
+                        };
+                        self.take_right(seen, since, &up).await;
+                        Some(EntryAnswer {
+                            found: self.listed_answer(attr, since),
+                            names,
+                        })
+                    }
+                    None => None,
+                },
+                _ => None,
+            };
+            entries.push(ListedEntry { entry, answer });
+        }
+        Ok(Listed {
+            entries,
+            end: page.end,
+        })
+    }
+
+    /// In a listing attributes may be old, as long as the kernel does not keep them.
+    fn listed_answer(&self, attr: FileAttr, since: Since) -> Option<AttrAnswer> {
+        if attr.kind == FileKind::Dir {
+            return Some(self.dir_answer(attr, since));
+        }
+        let right = AttrRight::None;
+        let old = AttrAnswer { attr, right };
+        Some(self.file_answer(attr, since).unwrap_or(old))
+    }
+
+    /// Keeps the names of a page.
+    fn keep_page(
+        &self,
+        dir: InodeId,
+        cookie: u64,
+        page: &DirPage,
+        since: Since,
+        up: &Up,
+    ) -> Option<(InodeId, super::dir_cache::Asked)> {
+        if !page.names || !self.grants(up, since) {
+            return None;
+        }
+        let mut dirs = lock(&self.dirs);
+        if !dirs.granted(dir, since.names) {
+            return None;
+        }
+        let mut last = cookie;
+        for entry in &page.entries {
+            if let DirPageEntry::Entry(entry) = entry {
+                let is = Name::Is(entry.inode);
+                dirs.learn_name(dir, entry.name.clone(), is, since.names);
+                last = entry.cookie;
             }
         }
-        Ok(page)
+        dirs.learn_page(dir, cookie, last, page.end, since.names);
+        Some((dir, since.names))
+    }
+
+    /// Another mount has changed names: they are forgotten here, then in the kernel.
+    pub(super) async fn names_changed(&self, news: NamesChanged) -> Result<()> {
+        if news.changes.len() > DIR_CHANGES_MAX {
+            let what = format!("news of {} dirs at once", news.changes.len());
+            return Err(Error::new(ErrorCode::InvalidArgument, what));
+        }
+        {
+            let mut dirs = lock(&self.dirs);
+            for change in &news.changes {
+                dirs.changed(change.dir, &change.names, change.keep);
+            }
+        }
+        for change in news.changes {
+            self.kernel.drop_names(change.dir, change.names).await;
+        }
+        Ok(())
     }
 
     pub(super) async fn space(&self) -> Result<StatFs> {
         Ok(self.ask(Wait::Short, |_| GetStatFs).await?.0)
     }
-
-    /// A change of names, in the background: a caller that goes away leaves it running, so that
-    /// its outcome is defined. Answers with the inode's attributes, if it has some.
-    pub(super) async fn change(self: &Arc<Self>, mutation: Mutation) -> Result<Option<AttrAnswer>> {
-        let core = self.clone();
-        let changed = self.names.spawn(async move {
-            let asked = Asked::now();
-            let (mutated, _) = core.mutate(mutation).await?;
-            match mutated.attr {
-                Some(attr) => core.present(attr, asked).await.map(Some),
-                None => Ok(None),
-            }
-        });
-        let result = changed.await;
-        result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
-    }
-
-    /// Attributes other than the size. What is unpushed goes first, so that times that are set
-    /// now are not overwritten by an earlier write's.
-    pub(super) async fn set_attr(
-        self: &Arc<Self>,
-        id: InodeId,
-        set: SetAttr,
-    ) -> Result<AttrAnswer> {
-        if set == SetAttr::default() {
-            return self.getattr(id).await;
-        }
-        if let Some(inode) = self.inodes.get(id) {
-            self.push(&inode).await?;
-        }
-        let changed = self.change(Mutation::SetAttr { inode: id, set }).await?;
-        let answer = expect_attr(changed, id)?;
-        if let Some(inode) = self.inodes.get(id)
-            && let Some(data) = &mut inode.state().data
-        {
-            data.learn(&answer.attr);
-        }
-        Ok(answer)
-    }
-
-    pub(super) async fn create(
-        self: &Arc<Self>,
-        parent: InodeId,
-        name: FileName,
-        mode: u16,
-        creator: Creator,
-        exclusive: bool,
-        open: OpenMode,
-    ) -> Result<Created> {
-        let core = self.clone();
-        let created = self.names.spawn(async move {
-            let mutation = Mutation::Create {
-                parent,
-                name,
-                mode,
-                creator,
-                exclusive,
-            };
-            core.create_now(mutation, open).await
-        });
-        let result = created.await;
-        result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
-    }
-
-    async fn create_now(self: &Arc<Self>, mutation: Mutation, mode: OpenMode) -> Result<Created> {
-        let asked = Asked::now();
-        let lapses = self.lapses.load(Ordering::SeqCst);
-        let (mutated, up) = self.mutate(mutation).await?;
-        let attr = mutated.attr.ok_or_else(|| {
-            Error::new(
-                ErrorCode::Internal,
-                "a create was answered without attributes",
-            )
-        })?;
-        let inode = self.inodes.entry(attr.inode);
-        // The directory has recorded an open of the session. For a file that was there before, a
-        // close of an earlier open may have come behind that: then it is asked for again.
-        let handle = if mutated.created {
-            inode.state().open_in(up.session.life);
-            self.opened(&inode, mode)
-        } else {
-            self.open_now(attr.inode, mode).await?
-        };
-        if let Some(grant) = &mutated.lease {
-            self.accept_created(&handle.0.inode, grant, &up, lapses, mutated.created)
-                .await;
-        }
-        let answer = self.present(attr, asked).await?;
-        Ok(Created {
-            handle,
-            attr: answer,
-            created: mutated.created,
-        })
-    }
-
-    async fn accept_created(
-        &self,
-        inode: &super::inode::Inode,
-        grant: &LeaseGrant,
-        up: &super::link::Up,
-        lapses: u64,
-        created: bool,
-    ) {
-        let accepted = self.accept_grant(inode, grant, up, lapses).await;
-        let mut state = inode.state();
-        let held = state.lease.held();
-        if accepted && created && held.map(|h: Held| h.grant) == Some(grant.grant) {
-            // Nobody can have written a file that was not there.
-            state.others_synced = true;
-        }
-    }
-}
-
-pub(super) fn expect_attr(answer: Option<AttrAnswer>, inode: InodeId) -> Result<AttrAnswer> {
-    answer.ok_or_else(|| {
-        Error::new(
-            ErrorCode::Internal,
-            format!("{inode}: a change was answered without attributes"),
-        )
-    })
 }

@@ -4,9 +4,10 @@ use super::call::Wait;
 use super::clock;
 use super::core::Core;
 use super::inode::Inode;
+use super::lease::RecallFound;
 use super::types::{Handle, OpenMode};
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::InodeId;
+use dfs_proto::ids::{GrantId, InodeId};
 use dfs_proto::msg::session::{CloseInode, LeaseKind, OpenInode};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -47,7 +48,7 @@ impl Core {
             // Said before it is sent: a new leader is told of it even if the answer is lost.
             let life = self.session_life.load(Ordering::SeqCst);
             inode.state().open_in(life);
-            let lapses = self.lapses.load(Ordering::SeqCst);
+            let since = self.since();
             let lease = Some(match mode.write {
                 true => LeaseKind::Exclusive,
                 false => LeaseKind::Shared,
@@ -63,7 +64,7 @@ impl Core {
                 Ok((opened, up)) => {
                     inode.state().open_in(up.session.life);
                     if let Some(grant) = opened.lease {
-                        self.accept_grant(&inode, &grant, &up, lapses).await;
+                        self.accept_grant(&inode, &grant, &up, since).await;
                     }
                 }
                 Err(error) => {
@@ -104,6 +105,7 @@ impl Core {
                 return;
             }
         }
+        let share = self.share(&inode).await;
         if let Err(error) = self.push(&inode).await {
             log::warn!("{}: not pushed at its close: {error}", inode.id);
         }
@@ -112,12 +114,31 @@ impl Core {
             .stamped(Wait::Short, |stamp| CloseInode {
                 stamp,
                 inode: inode.id,
+                share,
             })
             .await;
         inode.state().open_at_directory = false;
         if let Err(error) = closed {
             log::debug!("{}: not closed at the directory: {error}", inode.id);
         }
+    }
+}
+
+impl Core {
+    /// Makes a shared lease of the exclusive one of an inode that nobody here has open any more:
+    /// others can look at it without asking. The directory is told with the close.
+    async fn share(self: &Arc<Self>, inode: &Arc<Inode>) -> Option<GrantId> {
+        let grant = inode.exclusive_grant()?;
+        let begun = {
+            let mut state = inode.state();
+            state.lease.settled()?;
+            state.lease.recall(grant, Some(LeaseKind::Shared))
+        };
+        if begun == RecallFound::Begin {
+            self.give_back(inode).await;
+        }
+        let held = inode.state().lease.held()?;
+        (held.grant == grant && held.kind == LeaseKind::Shared).then_some(grant)
     }
 }
 

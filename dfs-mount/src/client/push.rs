@@ -39,6 +39,7 @@ impl Core {
                     None => return Ok(Some(data.size())),
                 }
             };
+            let asked = self.attr_changes.load(Ordering::SeqCst);
             let pushed = self
                 .stamped(Wait::Long, |stamp| PushAttr {
                     stamp,
@@ -49,9 +50,15 @@ impl Core {
                 .await;
             match pushed {
                 Ok((attr, _)) => {
-                    if let Some(data) = &mut inode.state().data {
+                    let now = self.attr_changes.fetch_add(1, Ordering::SeqCst) + 1;
+                    let mut state = inode.state();
+                    let quiet = state.is_quiet_since(asked);
+                    if let Some(data) = &mut state.data {
                         data.push_logged(push, &attr, clock::now());
                     }
+                    let pushed_attr = Some(&attr).filter(|_| quiet);
+                    state.changed_here(pushed_attr, asked, now);
+                    drop(state);
                     inode.changed.notify_waiters();
                     return Ok(Some(push.values.size));
                 }

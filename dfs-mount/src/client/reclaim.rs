@@ -2,6 +2,7 @@
 //! changes, and when the session has ended.
 
 use super::core::Core;
+use super::guard::lock;
 use super::inode::Inode;
 use super::lease::Held;
 use super::session::Session;
@@ -22,6 +23,8 @@ impl Core {
     pub(super) fn lose_shared_leases(self: &Arc<Self>) -> Vec<JoinHandle<()>> {
         self.lapses.fetch_add(1, Ordering::SeqCst);
         let mut emptying = Vec::new();
+        // What the kernel was allowed to keep of names ended with the right, at the latest.
+        lock(&self.dirs).lose_all();
         for inode in self.inodes.all() {
             let lost = {
                 let mut state = inode.state();
@@ -39,6 +42,14 @@ impl Core {
         emptying
     }
 
+    /// The rights of all dirs are lost before their time: the kernel's caches of them go, in the
+    /// background.
+    fn drop_lost_names(self: &Arc<Self>) -> JoinHandle<()> {
+        let dirs = lock(&self.dirs).lose_all();
+        let dropped = self.kernel.drop_all_names(dirs);
+        self.names.spawn(dropped)
+    }
+
     /// Another leader: shared leases are given up, then everything else is told to it. Nothing
     /// else is sent before.
     pub(super) async fn reclaim(
@@ -48,7 +59,9 @@ impl Core {
         leader_life: u64,
     ) -> Result<()> {
         log::info!("the directory has another leader; telling it what this mount holds");
-        let emptying = self.lose_shared_leases();
+        let names = self.drop_lost_names();
+        let mut emptying = self.lose_shared_leases();
+        emptying.push(names);
         // The new leader may grant what we have just lost as soon as we have reclaimed. The
         // kernel serves from its caches until they are empty or the old right is over.
         let emptied = async {
@@ -99,6 +112,7 @@ impl Core {
                 locks: locks.next().unwrap_or_default().to_vec(),
                 last: opens.len() + leases.len() + locks.len() == 0,
             };
+            let asked = self.attr_changes.load(Ordering::SeqCst);
             let answer = connection
                 .call(&page, Payload::default(), REQUEST_DEADLINE)
                 .await;
@@ -118,11 +132,11 @@ impl Core {
                     let mut state = inode.state();
                     match grant {
                         // Given back while it was being reclaimed: a new lease, as if asked for.
-                        Some(grant) if !state.lease.holds_exclusive() => state.accept(&grant),
+                        Some(grant) if !state.lease.holds_exclusive() => {
+                            state.accept(&grant, asked)
+                        }
                         Some(grant) => {
-                            if let Some(data) = &mut state.data {
-                                data.learn(&grant.attr);
-                            }
+                            state.learn(&grant.attr, asked);
                             state.lease.reclaimed(Some(Held {
                                 grant: grant.grant,
                                 kind: grant.kind,
@@ -152,6 +166,7 @@ impl Core {
             return;
         }
         self.lapses.fetch_add(1, Ordering::SeqCst);
+        self.drop_lost_names();
         for inode in self.inodes.all() {
             self.lose_inode(&inode, locked.contains(&inode.id));
         }

@@ -2,6 +2,7 @@
 
 use super::clock;
 use super::core::Core;
+use super::dir_cache::DirCache;
 use super::kernel::KernelCache;
 use super::link::{self, LinkState};
 use super::types::ClientOptions;
@@ -63,6 +64,9 @@ fn random() -> Result<[u8; 24]> {
     Ok(bytes)
 }
 
+/// Names that are kept: some hundred bytes each at the most.
+const NAMES_KEPT_MAX: usize = 200_000;
+
 /// Starts the threads and the link. Does not wait for anything.
 pub(super) fn start(
     options: ClientOptions,
@@ -99,6 +103,8 @@ pub(super) fn start(
         map: Default::default(),
         servers: Default::default(),
         inodes: Default::default(),
+        dirs: Mutex::new(DirCache::new(NAMES_KEPT_MAX)),
+        attr_changes: AtomicU64::new(0),
         locks: Default::default(),
         last_failure: Mutex::new(None),
         unpushed: Mutex::default(),

@@ -68,8 +68,8 @@ impl Core {
                 let lost_at = inode.state().lost_at;
                 let id = inode.id;
                 let asked = self.ask(Wait::Long, |session| GetAttr { session, inode: id });
-                let (attr, _) = asked.await?;
-                (attr.layout, attr.size, lost_at)
+                let (seen, _) = asked.await?;
+                (seen.attr.layout, seen.attr.size, lost_at)
             }
         };
         let (own, everything) = {

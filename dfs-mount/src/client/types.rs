@@ -1,11 +1,14 @@
 //! What callers of the client core hand in and get back.
 
+use super::dir_cache::Asked;
+use super::inode::Inode;
 use super::lease_use::LeaseUse;
 use super::opens::Open;
 use dfs_proto::attr::FileAttr;
 use dfs_proto::ids::InodeId;
 use dfs_proto::ids::LockOwner;
 use dfs_proto::lock::{LockKind, LockRange, LockSpace};
+use dfs_proto::msg::namespace::DirPageEntry;
 use dfs_proto::payload::Payload;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +27,50 @@ pub struct ClientOptions {
     pub io_timeout: Option<Duration>,
 }
 
-/// Attributes, and how long the kernel may serve them from its cache.
-#[derive(Clone, Copy, Debug)]
+/// Attributes, and what protects them. How long the kernel may serve them from its cache is asked
+/// when they are handed to it (`Client::attr_ttl`).
+#[derive(Clone, Debug)]
 pub struct AttrAnswer {
     pub attr: FileAttr,
-    /// Zero unless a lease protects them. The adapter uses it for inodes that the kernel has
-    /// confirmed, else zero.
-    pub ttl: Duration,
+    pub(super) right: AttrRight,
+}
+
+/// Under which right attributes are true.
+#[derive(Clone, Debug)]
+pub(super) enum AttrRight {
+    None,
+    Dir(Asked),
+    Lease {
+        inode: Arc<Inode>,
+        era: u64,
+        /// Of `Core::attr_changes`.
+        asked: u64,
+    },
+}
+
+/// What a name leads to, and what protects that. How long the kernel may serve it from its cache
+/// is asked when it is handed over (`Client::entry_ttl`).
+#[derive(Clone, Debug)]
+pub struct EntryAnswer {
+    /// `None`: there is no such name.
+    pub found: Option<AttrAnswer>,
+    /// The dir of the name, and when the answer was asked for, if its right is held.
+    pub(super) names: Option<(InodeId, Asked)>,
+}
+
+/// A page of a dir.
+#[derive(Debug)]
+pub struct Listed {
+    pub entries: Vec<ListedEntry>,
+    /// Nothing follows.
+    pub end: bool,
+}
+
+/// One entry of a page; with what a LOOKUP would have answered, if that was asked for.
+#[derive(Debug)]
+pub struct ListedEntry {
+    pub entry: DirPageEntry,
+    pub answer: Option<EntryAnswer>,
 }
 
 /// What an open asks for.
@@ -62,6 +102,17 @@ pub struct Created {
     pub attr: AttrAnswer,
     /// The file is new; else it was there and was opened.
     pub created: bool,
+    pub(super) names: Option<(InodeId, Asked)>,
+}
+
+impl Created {
+    /// As a lookup would have answered.
+    pub fn entry(&self) -> EntryAnswer {
+        EntryAnswer {
+            found: Some(self.attr.clone()),
+            names: self.names,
+        }
+    }
 }
 
 /// Whether a read waits for a recall in progress.

@@ -17,6 +17,7 @@ use dfs_proto::msg::namespace::Mutation;
 use dfs_proto::msg::session::LeaseKind;
 use dfs_proto::payload::Payload;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::task::JoinSet;
 
 /// Chunks with unsynced writes that are remembered of one inode; at this many it is synced.
@@ -262,6 +263,7 @@ impl Core {
                 size,
                 modified: true,
             };
+            let asked = self.attr_changes.load(Ordering::SeqCst);
             // Under this session only: with it the right, and perhaps the handle, would be lost.
             let Some(mutated) = self.mutate_within(&session, mutation).await? else {
                 continue;
@@ -272,10 +274,12 @@ impl Core {
                     format!("{}: no attributes after a change of the size", inode.id),
                 ));
             };
+            let now = self.attr_changes.fetch_add(1, Ordering::SeqCst) + 1;
             let mut state = inode.state();
             if let Some(data) = &mut state.data {
                 data.resized(&attr);
             }
+            state.changed_here(Some(&attr), asked, now);
             // Chunks behind the cut are gone on purpose, those before it stay as they are.
             let kept = size.div_ceil(u64::from(layout.chunk_bytes));
             state.unsynced.retain(|index, _| index.0 < kept);

@@ -6,7 +6,7 @@ use super::data::IncomingWrite;
 use super::handles::Opened;
 use super::listing::Listing;
 use super::serve::{Adapter, inode};
-use crate::client::{Allocate, AttrAnswer};
+use crate::client::{Allocate, AttrAnswer, EntryAnswer};
 use dfs_proto::attr::{SetAttr, SetTime};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids;
@@ -26,25 +26,30 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Names are never cached: another mount may change them at any moment.
-const ENTRY_TTL: Duration = Duration::ZERO;
-/// Attributes of an inode that the kernel may not have yet can't be taken back.
-pub(super) const UNCONFIRMED_TTL: Duration = Duration::ZERO;
 /// Inode numbers are never reused.
 pub(super) const GENERATION: Generation = Generation(0);
 /// What the kernel may have under way at once; READs that are kept waiting count too.
 const MAX_BACKGROUND: u16 = 2048;
 const STATFS_BLOCK_BYTES: u32 = 4096;
 
-fn entry(reply: ReplyEntry, attr: AttrAnswer) {
-    let attr = convert::attr(&attr.attr);
-    reply.entry_with_ttls(&UNCONFIRMED_TTL, &ENTRY_TTL, &attr, GENERATION);
-}
-
 pub(super) fn creator(request: &Request) -> Creator {
     Creator {
         uid: request.uid(),
         gid: request.gid(),
+    }
+}
+
+impl Adapter {
+    /// Answers with a name.
+    fn entry(&self) -> impl FnOnce(ReplyEntry, EntryAnswer) + Send + 'static {
+        let (client, caches) = (self.client.clone(), self.caches.clone());
+        move |reply, answer| caches.reply_entry(&client, reply, &answer)
+    }
+
+    /// Answers with attributes.
+    fn attr(&self) -> impl FnOnce(ReplyAttr, AttrAnswer) + Send + 'static {
+        let (client, caches) = (self.client.clone(), self.caches.clone());
+        move |reply, answer| caches.reply_attr(&client, reply, &answer)
     }
 }
 
@@ -96,12 +101,24 @@ impl Filesystem for Adapter {
             b".." => Ok(None),
             _ => convert::name(name).map(Some),
         };
+        if let Ok(Some(name)) = &name
+            && let Some(kept) = client.lookup_kept(parent, name)
+        {
+            return self.caches.reply_entry(&client, reply, &kept);
+        }
         let work = async move { client.lookup(parent, name?).await };
-        self.query(request, reply, work, entry);
+        self.query(request, reply, work, self.entry());
+    }
+
+    fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
+        self.caches.told.forgotten(inode(ino), nlookup);
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let (client, caches, ino) = (self.client.clone(), self.caches.clone(), inode(ino));
+        if let Some(kept) = client.attr_kept(ino) {
+            return caches.reply_attr(&client, reply, &kept);
+        }
         let work = async move {
             loop {
                 let answer = client.getattr(ino).await?;
@@ -111,9 +128,7 @@ impl Filesystem for Adapter {
                 }
             }
         };
-        self.query(request, reply, work, |reply, answer| {
-            reply.attr(&answer.ttl, &convert::attr(&answer.attr));
-        });
+        self.query(request, reply, work, self.attr());
     }
 
     fn setattr(
@@ -152,10 +167,7 @@ impl Filesystem for Adapter {
             }
             Ok(answer)
         };
-        let answer = |reply: ReplyAttr, answer: AttrAnswer| {
-            reply.attr(&UNCONFIRMED_TTL, &convert::attr(&answer.attr));
-        };
-        self.change(request, reply, work, answer);
+        self.change(request, reply, work, self.attr());
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -174,6 +186,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        self.caches.told.dir_locked(inode(parent));
         let (client, parent, creator) = (self.client.clone(), inode(parent), creator(request));
         let name = convert::name(name);
         let work = async move {
@@ -183,7 +196,7 @@ impl Filesystem for Adapter {
                 .mknod(parent, name?, kind, mode, u64::from(rdev), creator)
                 .await
         };
-        self.change(request, reply, work, entry);
+        self.change(request, reply, work, self.entry());
     }
 
     fn mkdir(
@@ -195,14 +208,16 @@ impl Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
+        self.caches.told.dir_locked(inode(parent));
         let (client, parent, creator) = (self.client.clone(), inode(parent), creator(request));
         let name = convert::name(name);
         let mode = convert::permission_bits(mode);
         let work = async move { client.mkdir(parent, name?, mode, creator).await };
-        self.change(request, reply, work, entry);
+        self.change(request, reply, work, self.entry());
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.caches.told.dir_locked(inode(parent));
         let (client, parent, uid) = (self.client.clone(), inode(parent), request.uid());
         let name = convert::name(name);
         let work = async move { client.unlink(parent, name?, uid).await };
@@ -210,6 +225,7 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.caches.told.dir_locked(inode(parent));
         let (client, parent, uid) = (self.client.clone(), inode(parent), request.uid());
         let name = convert::name(name);
         let work = async move { client.rmdir(parent, name?, uid).await };
@@ -224,11 +240,12 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        self.caches.told.dir_locked(inode(parent));
         let (client, parent, creator) = (self.client.clone(), inode(parent), creator(request));
         let name = convert::name(link_name);
         let target = target.as_os_str().as_bytes().to_vec();
         let work = async move { client.symlink(parent, name?, target, creator).await };
-        self.change(request, reply, work, entry);
+        self.change(request, reply, work, self.entry());
     }
 
     fn rename(
@@ -241,6 +258,8 @@ impl Filesystem for Adapter {
         flags: fuser::RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.caches.told.dir_locked(inode(parent));
+        self.caches.told.dir_locked(inode(newparent));
         let client = self.client.clone();
         let (parent, newparent, uid) = (inode(parent), inode(newparent), request.uid());
         let (name, newname) = (convert::name(name), convert::name(newname));
@@ -261,10 +280,11 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
+        self.caches.told.dir_locked(inode(newparent));
         let (client, ino, parent) = (self.client.clone(), inode(ino), inode(newparent));
         let name = convert::name(newname);
         let work = async move { client.link(ino, parent, name?).await };
-        self.change(request, reply, work, entry);
+        self.change(request, reply, work, self.entry());
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -281,6 +301,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        self.caches.told.dir_locked(inode(parent));
         self.start_create(
             request,
             inode(parent),
@@ -407,26 +428,36 @@ impl Filesystem for Adapter {
     fn readdir(
         &self,
         request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         reply: ReplyDirectory,
     ) {
+        self.caches.told.listing_taken(inode(ino), fh.0);
         self.start_listing(request, fh, offset, reply);
     }
 
     fn readdirplus(
         &self,
         request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.start_listing_with_attr(request, fh, offset, reply);
+        self.caches.told.listing_taken(inode(ino), fh.0);
+        self.start_listing_with_attr(request, inode(ino), fh, offset, reply);
     }
 
-    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.caches.told.listing_taken(inode(ino), fh.0);
         self.handles.remove(fh.0);
         reply.ok();
     }

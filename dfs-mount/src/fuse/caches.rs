@@ -1,15 +1,17 @@
-//! The kernel's caches of this mount: executes what `PageGate` decides.
+//! The kernel's cached pages of this mount: executes what `PageGate` decides.
 //!
 //! READs that fill the page cache pass through the gate of their inode; READs of direct I/O don't
 //! (they lock no page). Invalidations block while the kernel waits for a READ or a launder WRITE
 //! of the range, so they run on threads of their own and never on one that serves requests.
 
+use super::entries::Told;
+use super::notify::Notify;
 use crate::client::kernel::{BoxFuture, KernelCache};
 use crate::client::recall::{
     Admission, OldRights, PASS_GRACE, PageGate, PageRange, ReadId, RecallAction,
 };
 use dfs_proto::ids::InodeId;
-use fuser::{INodeNo, Notifier};
+use dfs_proto::name::FileName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -44,7 +46,9 @@ struct State {
 /// The kernel's caches of one mount.
 pub(super) struct Caches {
     state: Mutex<State>,
-    notifier: OnceLock<Notifier>,
+    notify: OnceLock<Arc<Notify>>,
+    /// Names and attributes.
+    pub(super) told: Told,
     runtime: tokio::runtime::Handle,
     me: Weak<Self>,
 }
@@ -104,16 +108,25 @@ impl Caches {
     pub(super) fn new(runtime: tokio::runtime::Handle) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             state: Mutex::default(),
-            notifier: OnceLock::new(),
+            notify: OnceLock::new(),
+            told: Told::default(),
             runtime,
             me: me.clone(),
         })
     }
 
     /// The mount is there: from now on the kernel can have something cached.
-    pub(super) fn attach(&self, notifier: Notifier) {
-        // A second call would be a defect of the caller; the first notifier stays.
-        let _ = self.notifier.set(notifier);
+    pub(super) fn attach(&self, notify: Notify) {
+        // A second call would be a defect of the caller; the first one stays.
+        let _ = self.notify.set(Arc::new(notify));
+    }
+
+    pub(super) fn notify(&self) -> Option<Arc<Notify>> {
+        self.notify.get().cloned()
+    }
+
+    pub(super) fn me(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -184,11 +197,11 @@ impl Caches {
         if len == 0 || !self.lock().filled.contains(&inode) {
             return;
         }
-        let Some(notifier) = self.notifier.get().cloned() else {
+        let Some(me) = self.me() else {
             return;
         };
         let range = PageRange::covering(offset, len);
-        let done = tokio::task::spawn_blocking(move || invalidate(&notifier, inode, &[range]));
+        let done = tokio::task::spawn_blocking(move || invalidate(&me, inode, &[range]));
         // It can't fail but by the end of the runtime.
         let _ = done.await;
     }
@@ -213,9 +226,9 @@ impl Caches {
         for action in actions {
             match action {
                 RecallAction::InvalidateAttributes => {
-                    if let Some(notifier) = self.notifier.get() {
+                    if let Some(notify) = self.notify.get() {
                         // Never blocks: no page and no lock is involved.
-                        report(inode, notifier.inval_inode(INodeNo(inode.0), -1, 0));
+                        notify.inode(inode, -1, 0);
                     }
                 }
                 RecallAction::Invalidate { pass, ranges } => self.start_pass(inode, pass, ranges),
@@ -247,12 +260,12 @@ impl Caches {
     }
 
     fn start_pass(&self, inode: InodeId, pass: u64, ranges: Vec<PageRange>) {
-        let (Some(me), Some(notifier)) = (self.me.upgrade(), self.notifier.get().cloned()) else {
+        let Some(me) = self.me() else {
             return;
         };
         self.runtime.spawn(async move {
-            let mut done =
-                tokio::task::spawn_blocking(move || invalidate(&notifier, inode, &ranges));
+            let caches = me.clone();
+            let mut done = tokio::task::spawn_blocking(move || invalidate(&caches, inode, &ranges));
             loop {
                 tokio::select! {
                     biased;
@@ -269,9 +282,11 @@ impl Caches {
 
 impl KernelCache for Caches {
     fn drop_data(&self, inode: InodeId, rights: OldRights) -> BoxFuture<()> {
-        if self.notifier.get().is_none() {
+        if self.notify.get().is_none() {
             return Box::pin(std::future::ready(()));
         }
+        // Attributes that were answered under the right are with the kernel after this.
+        self.told.pass();
         let (tell, dropped) = oneshot::channel();
         {
             let mut state = self.lock();
@@ -291,9 +306,17 @@ impl KernelCache for Caches {
             let _ = dropped.await;
         })
     }
+
+    fn drop_names(&self, dir: InodeId, names: Vec<FileName>) -> BoxFuture<()> {
+        self.take_back_names(dir, names)
+    }
+
+    fn drop_all_names(&self, dirs: Vec<InodeId>) -> BoxFuture<()> {
+        self.take_back_all_names(dirs)
+    }
 }
 
-fn invalidate(notifier: &Notifier, inode: InodeId, ranges: &[PageRange]) {
+fn invalidate(caches: &Arc<Caches>, inode: InodeId, ranges: &[PageRange]) {
     for range in ranges {
         // A length of 0 means to the end of the file.
         let len = if range.end == u64::MAX {
@@ -301,19 +324,8 @@ fn invalidate(notifier: &Notifier, inode: InodeId, ranges: &[PageRange]) {
         } else {
             range.end - range.start
         };
-        let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(len)) else {
-            continue;
-        };
-        report(inode, notifier.inval_inode(INodeNo(inode.0), start, len));
-    }
-}
-
-/// The device is closed when the file system is unmounted; anything else is a defect that must
-/// be seen, since stale pages may remain.
-fn report(inode: InodeId, result: std::io::Result<()>) {
-    match result {
-        Ok(()) => {}
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENOTCONN)) => {}
-        Err(e) => log::error!("{inode}: the kernel refuses to drop its cached pages: {e}"),
+        if let (Ok(start), Ok(len)) = (i64::try_from(range.start), i64::try_from(len)) {
+            caches.drop_range(inode, start, len);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Opening, reading and writing files.
 
-use super::adapter::{GENERATION, UNCONFIRMED_TTL, creator};
+use super::adapter::{GENERATION, creator};
 use super::caches::{CachedRead, Serve};
 use super::caller::Ends;
 use super::convert;
@@ -67,6 +67,7 @@ impl Adapter {
         reply: ReplyCreate,
     ) {
         let (client, handles) = (self.client.clone(), self.handles.clone());
+        let (replier, caches) = (self.client.clone(), self.caches.clone());
         let (creator, mode) = (creator(request), convert::permission_bits(mode));
         let exclusive = flags & libc::O_EXCL != 0;
         let work = async move {
@@ -86,10 +87,14 @@ impl Adapter {
             reply,
             work,
             move |reply: ReplyCreate, made: Created| {
+                let entry = made.entry();
                 let number = handles.insert(Opened::File(made.handle));
                 let attr = convert::attr(&made.attr.attr);
                 let fh = FileHandle(number);
-                reply.created(&UNCONFIRMED_TTL, &attr, GENERATION, fh, open_flags(flags));
+                let _gate = caches.told.reply();
+                caches.told.answered(made.attr.attr.inode);
+                let ttl = caches.common_ttl(&replier, &entry);
+                reply.created(&ttl, &attr, GENERATION, fh, open_flags(flags));
             },
         );
     }

@@ -1,18 +1,19 @@
 //! An open dir: what a page of the directory holds and the kernel's buffer had no room for is
 //! kept for the kernel's next request, which goes on where the last one ended.
 
-use super::adapter::{GENERATION, UNCONFIRMED_TTL};
+use super::adapter::GENERATION;
 use super::caller::Ends;
 use super::convert;
 use super::interrupt::until_interrupted;
 use super::serve::{Adapter, INTERRUPTED, Refuse};
-use crate::client::Client;
+use crate::client::{Client, ListedEntry};
 use dfs_proto::error::Result;
 use dfs_proto::ids::InodeId;
 use dfs_proto::msg::namespace::DirPageEntry;
 use fuser::{Errno, FileHandle, FileType, INodeNo, ReplyDirectory, ReplyDirectoryPlus, Request};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 /// Entries asked for at a time: a few of the kernel's buffers.
 const PAGE_ENTRIES: u32 = 256;
@@ -26,7 +27,7 @@ const PARENT_COOKIE: u64 = 2;
 pub(super) struct Listing {
     dir: InodeId,
     /// Entries that follow `at`, in order.
-    page: Vec<DirPageEntry>,
+    page: Vec<ListedEntry>,
     next: usize,
     /// Cookie after which `page[next..]` goes on.
     at: u64,
@@ -55,43 +56,38 @@ impl Listing {
         }
     }
 
-    /// Hands entries after the cookie `from` to `add` until that returns true (full). A listing
+    /// Sees to it that what follows the cookie `from` is in the page, if anything does. A listing
     /// that starts over, or jumps, is read anew.
-    pub(super) async fn fill(
-        &mut self,
-        client: &Client,
-        from: u64,
-        with_attr: bool,
-        mut add: impl FnMut(&DirPageEntry) -> bool,
-    ) -> Result<()> {
+    async fn load(&mut self, client: &Client, from: u64, with_attr: bool) -> Result<()> {
         if from == 0 || from != self.at || (with_attr && !self.with_attr) {
             self.page.clear();
             self.next = 0;
             self.at = from;
             self.end = false;
         }
-        let mut added = false;
-        loop {
-            while let Some(entry) = self.page.get(self.next) {
-                if add(entry) {
-                    return Ok(());
-                }
-                added = true;
-                self.at = cookie(entry);
-                self.next += 1;
+        if self.end || self.next < self.page.len() {
+            return Ok(());
+        }
+        let page = client
+            .readdir(self.dir, self.at, PAGE_ENTRIES, with_attr)
+            .await?;
+        // A page of nothing that claims to go on would be asked for again for ever.
+        self.end = page.end || page.entries.is_empty();
+        self.page = page.entries;
+        self.next = 0;
+        self.with_attr = with_attr;
+        Ok(())
+    }
+
+    /// Hands entries of the page to `add` until that returns true (full). What is there goes out
+    /// before another page is asked for.
+    fn hand_out(&mut self, mut add: impl FnMut(&ListedEntry) -> bool) {
+        while let Some(listed) = self.page.get(self.next) {
+            if add(listed) {
+                return;
             }
-            // What is there goes out before another page is asked for.
-            if self.end || added {
-                return Ok(());
-            }
-            let page = client
-                .readdir(self.dir, self.at, PAGE_ENTRIES, with_attr)
-                .await?;
-            // A page of nothing that claims to go on would be asked for again for ever.
-            self.end = page.end || page.entries.is_empty();
-            self.page = page.entries;
-            self.next = 0;
-            self.with_attr = with_attr;
+            self.at = cookie(&listed.entry);
+            self.next += 1;
         }
     }
 }
@@ -112,41 +108,45 @@ impl Adapter {
             };
             let work = async {
                 let mut listing = listing.lock().await;
-                let add = |entry: &DirPageEntry| {
-                    let at = cookie(entry);
-                    match entry {
-                        DirPageEntry::SelfDir { inode } => {
-                            reply.add(INodeNo(inode.0), at, FileType::Directory, ".")
-                        }
-                        DirPageEntry::Parent { inode } => {
-                            reply.add(INodeNo(inode.0), at, FileType::Directory, "..")
-                        }
-                        DirPageEntry::Entry(e) => reply.add(
-                            INodeNo(e.inode.0),
-                            at,
-                            convert::file_type(e.kind),
-                            OsStr::from_bytes(e.name.as_bytes()),
-                        ),
-                    }
-                };
-                listing.fill(&client, offset, false, add).await
+                listing.load(&client, offset, false).await?;
+                Ok(listing)
             };
-            match until_interrupted(thread, Ends::Death, work).await {
-                Ok(Ok(())) => reply.ok(),
-                Ok(Err(e)) => reply.refuse(convert::errno(&e)),
-                Err(_) => reply.refuse(INTERRUPTED),
-            }
+            let mut listing = match until_interrupted(thread, Ends::Death, work).await {
+                Ok(Ok(listing)) => listing,
+                Ok(Err(e)) => return reply.refuse(convert::errno(&e)),
+                Err(_) => return reply.refuse(INTERRUPTED),
+            };
+            listing.hand_out(|listed| {
+                let at = cookie(&listed.entry);
+                match &listed.entry {
+                    DirPageEntry::SelfDir { inode } => {
+                        reply.add(INodeNo(inode.0), at, FileType::Directory, ".")
+                    }
+                    DirPageEntry::Parent { inode } => {
+                        reply.add(INodeNo(inode.0), at, FileType::Directory, "..")
+                    }
+                    DirPageEntry::Entry(e) => reply.add(
+                        INodeNo(e.inode.0),
+                        at,
+                        convert::file_type(e.kind),
+                        OsStr::from_bytes(e.name.as_bytes()),
+                    ),
+                }
+            });
+            reply.ok();
         });
     }
 
     pub(super) fn start_listing_with_attr(
         &self,
         request: &Request,
+        dir: InodeId,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let (client, listing) = (self.client.clone(), self.handles.dir(fh.0));
+        let (client, caches) = (self.client.clone(), self.caches.clone());
+        let listing = self.handles.dir(fh.0);
         let thread = request.pid();
         self.client.names_runtime().spawn(async move {
             let Some(listing) = listing else {
@@ -154,43 +154,56 @@ impl Adapter {
             };
             let work = async {
                 let mut listing = listing.lock().await;
-                let mut add = |number: InodeId, at, name: &OsStr, attr: &fuser::FileAttr| {
-                    reply.add(
-                        INodeNo(number.0),
-                        at,
-                        name,
-                        &UNCONFIRMED_TTL,
-                        attr,
-                        GENERATION,
-                    )
-                };
-                let add = |entry: &DirPageEntry| {
-                    let at = cookie(entry);
-                    match entry {
-                        // The kernel takes no reference on these two.
-                        DirPageEntry::SelfDir { inode } => {
-                            add(*inode, at, ".".as_ref(), &convert::dir_placeholder(*inode))
-                        }
-                        DirPageEntry::Parent { inode } => {
-                            add(*inode, at, "..".as_ref(), &convert::dir_placeholder(*inode))
-                        }
-                        DirPageEntry::Entry(e) => {
-                            let name = OsStr::from_bytes(e.name.as_bytes());
-                            match &e.attr {
-                                Some(attr) => add(e.inode, at, name, &convert::attr(attr)),
-                                // Gone while the page was made: a lookup would not find it.
-                                None => false,
-                            }
-                        }
-                    }
-                };
-                listing.fill(&client, offset, true, add).await
+                listing.load(&client, offset, true).await?;
+                Ok(listing)
             };
-            match until_interrupted(thread, Ends::Death, work).await {
-                Ok(Ok(())) => reply.ok(),
-                Ok(Err(e)) => reply.refuse(convert::errno(&e)),
-                Err(_) => reply.refuse(INTERRUPTED),
+            let mut listing = match until_interrupted(thread, Ends::Death, work).await {
+                Ok(Ok(listing)) => listing,
+                Ok(Err(e)) => return reply.refuse(convert::errno(&e)),
+                Err(_) => return reply.refuse(INTERRUPTED),
+            };
+            let _gate = caches.told.reply();
+            let mut keeps = false;
+            listing.hand_out(|listed| {
+                let at = cookie(&listed.entry);
+                let mut add = |number: InodeId, name: &OsStr, ttl, attr: &fuser::FileAttr| {
+                    reply.add(INodeNo(number.0), at, name, &ttl, attr, GENERATION)
+                };
+                match &listed.entry {
+                    // The kernel takes no reference on these two.
+                    DirPageEntry::SelfDir { inode } => {
+                        let attr = convert::dir_placeholder(*inode);
+                        add(*inode, ".".as_ref(), Duration::ZERO, &attr)
+                    }
+                    DirPageEntry::Parent { inode } => {
+                        let attr = convert::dir_placeholder(*inode);
+                        add(*inode, "..".as_ref(), Duration::ZERO, &attr)
+                    }
+                    DirPageEntry::Entry(e) => {
+                        let name = OsStr::from_bytes(e.name.as_bytes());
+                        let answer = listed.answer.as_ref();
+                        let Some((answer, found)) =
+                            answer.zip(answer.and_then(|a| a.found.as_ref()))
+                        else {
+                            // Gone while the page was made: a lookup would not find it.
+                            return false;
+                        };
+                        // Before the kernel can forget it.
+                        caches.told.answered(e.inode);
+                        let ttl = caches.common_ttl(&client, answer);
+                        let full = add(e.inode, name, ttl, &convert::attr(&found.attr));
+                        if full {
+                            caches.told.forgotten(e.inode, 1);
+                        }
+                        keeps |= !full && !ttl.is_zero();
+                        full
+                    }
+                }
+            });
+            if keeps {
+                caches.told.listed(dir, fh.0);
             }
+            reply.ok();
         });
     }
 }

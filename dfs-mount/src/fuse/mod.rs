@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `adapter` | the library's callbacks -> calls of the client core |
 //! | `serve`, `data`, `listing` | how a request is served; files; dirs |
-//! | `caches` | the kernel's caches: recalls and invalidations |
+//! | `caches` | the kernel's cached pages: recalls and invalidations |
+//! | `entries`, `notify` | its cached names and attributes; what it is told to drop |
 //! | `locks` | which lock call it is, waiting for locks |
 //! | `caller`, `interrupt` | signals of the calling thread |
 //! | `handles` | open files and dirs |
@@ -15,10 +16,12 @@ mod caches;
 mod caller;
 mod convert;
 mod data;
+mod entries;
 mod handles;
 mod interrupt;
 mod listing;
 mod locks;
+mod notify;
 mod serve;
 
 use crate::cli::Options;
@@ -28,8 +31,9 @@ use crate::mount_point;
 use caches::Caches;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use handles::Handles;
+use notify::Notify;
 use serve::Adapter;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -101,7 +105,8 @@ pub(crate) fn mount(
         None => Session::new(adapter, mount_point, &config(options)),
     };
     let session = session.map_err(say)?;
-    caches.0.attach(session.notifier());
+    let device = session.as_fd().try_clone_to_owned().map_err(say)?;
+    caches.0.attach(Notify::new(device));
     session.spawn().map_err(say)
 }
 

@@ -6,6 +6,7 @@ use crate::cluster::ClusterMap;
 use crate::ids::{GrantId, InodeId, LockOwner, Sequence};
 use crate::lock::LockSpace;
 use crate::msg::session::LeaseKind;
+use crate::name::FileName;
 use serde::{Deserialize, Serialize};
 
 /// Asks for a lease back. The mount flushes what is dirty, resolves what is in doubt,
@@ -61,10 +62,30 @@ pub struct MapChanged {
     pub map: ClusterMap,
 }
 
+/// Names in dirs, or attributes of dirs, have changed: answered when neither the mount nor its
+/// kernel serves what was there before. A change waits for this answer before it is answered
+/// itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NamesChanged {
+    /// At most `limits::DIR_CHANGES_MAX`.
+    pub changes: Vec<DirChange>,
+}
+
+/// What has changed in one dir: its attributes, and these names.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DirChange {
+    pub dir: InodeId,
+    pub names: Vec<FileName>,
+    /// False: nothing more of this dir is to be kept. What the kernel was allowed to keep runs
+    /// out by itself; until then the mount goes on to be told.
+    pub keep: bool,
+}
+
 requests! {
     0x0301 Recall => RecallAnswer;
     0x0302 AskAttr => Option<SizeTimes>;
     0x0303 LockGranted => ();
     0x0304 ConfirmLocks => ();
     0x0305 MapChanged => ();
+    0x0306 NamesChanged => ();
 }

@@ -2,13 +2,13 @@
 
 use super::requests;
 use super::session::{LeaseGrant, Stamp};
-use crate::attr::{DirEntry, FileAttr, FileKind, SetAttr, StatFs};
+use crate::attr::{DirEntry, FileAttr, FileKind, Keep, SetAttr, StatFs};
 use crate::ids::InodeId;
 use crate::name::FileName;
 use serde::{Deserialize, Serialize};
 
 /// The name `name` in `parent`. The attributes are true at the answer (an exclusive holder
-/// elsewhere is asked).
+/// elsewhere is asked). A name that is not there is an answer, not an error: it may be kept too.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lookup {
     /// Who asks: its own exclusive lease is not asked for its size.
@@ -19,6 +19,21 @@ pub struct Lookup {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LookedUp {
+    /// `None`: there is no such name.
+    pub seen: Option<Seen>,
+    /// The session has the right of the dir: it may keep what this answer says of the name.
+    pub names: bool,
+}
+
+/// An inode as it is, and what of that the session may keep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Seen {
+    pub attr: FileAttr,
+    pub keep: Keep,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct GetAttr {
     pub session: crate::ids::SessionId,
     pub inode: InodeId,
@@ -26,6 +41,8 @@ pub struct GetAttr {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReadDir {
+    /// Who asks: it may be given rights to keep what is listed.
+    pub session: crate::ids::SessionId,
     pub inode: InodeId,
     /// `0` to start, else the cookie of the last entry seen.
     pub cookie: u64,
@@ -39,6 +56,8 @@ pub struct DirPage {
     pub entries: Vec<DirPageEntry>,
     /// Nothing follows.
     pub end: bool,
+    /// The session has the right of the dir: it may keep the names.
+    pub names: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -160,11 +179,17 @@ pub struct Mutated {
     /// `Create`: whether the file is new.
     pub created: bool,
     pub lease: Option<LeaseGrant>,
+    /// The session has the right of this inode, a dir that was made or changed.
+    pub dir: bool,
+    /// Dirs whose names were changed and whose right the session has, as they are now.
+    pub parents: [Option<FileAttr>; 2],
+    /// Rename: the inode that had the new name before; its attributes have changed.
+    pub replaced: Option<InodeId>,
 }
 
 requests! {
-    0x0201 Lookup => FileAttr;
-    0x0202 GetAttr => FileAttr;
+    0x0201 Lookup => LookedUp;
+    0x0202 GetAttr => Seen;
     0x0203 ReadDir => DirPage;
     0x0204 ReadLink => Vec<u8>;
     0x0205 GetStatFs => StatFs;

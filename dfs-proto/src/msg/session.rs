@@ -134,6 +134,9 @@ pub struct InodeOpened {
 pub struct CloseInode {
     pub stamp: Stamp,
     pub inode: InodeId,
+    /// The exclusive lease under this grant is a shared one from now on, everything under it is
+    /// pushed: others can look at the inode without asking this session.
+    pub share: Option<GrantId>,
 }
 
 /// Sets a lock, or with `kind` `None` unlocks the range. The stamp's sequence names the wait.

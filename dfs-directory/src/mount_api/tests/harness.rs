@@ -14,7 +14,7 @@ use dfs_proto::ids::{
 use dfs_proto::lock::{LockKind, LockRange, LockSpace};
 use dfs_proto::msg::Request;
 use dfs_proto::msg::callback::{
-    AskAttr, ConfirmLocks, LockGranted, MapChanged, Recall, RecallAnswer,
+    AskAttr, ConfirmLocks, LockGranted, MapChanged, NamesChanged, Recall, RecallAnswer,
 };
 use dfs_proto::msg::namespace::{Creator, Mutate, Mutated, Mutation};
 use dfs_proto::msg::session::{
@@ -263,6 +263,9 @@ pub(super) struct Kernel {
     pub(super) confirms: AtomicU64,
     /// Flock owners that are closed but not released yet: released when they are asked for.
     pub(super) closing: Mutex<Vec<(ReleaseOwner, Connection)>>,
+    /// News of names, answered at once or (with `hold_news`) when they are held no more.
+    names: Mutex<Vec<NamesChanged>>,
+    held_news: Mutex<Option<Vec<Incoming>>>,
     /// Grants of locks are not acknowledged.
     pub(super) deaf: Mutex<bool>,
     kept: Mutex<Vec<Incoming>>,
@@ -279,6 +282,18 @@ impl Kernel {
 
     pub(super) fn answer_recalls(&self, how: OnRecall) {
         *locked(&self.on_recall) = how;
+    }
+
+    pub(super) fn news(&self) -> Vec<NamesChanged> {
+        locked(&self.names).clone()
+    }
+
+    pub(super) fn hold_news(&self, hold: bool) {
+        let mut held = locked(&self.held_news);
+        for incoming in held.take().unwrap_or_default() {
+            incoming.answer::<NamesChanged>(Ok(()), Payload::default());
+        }
+        *held = hold.then(Vec::new);
     }
 
     pub(super) fn was_granted(&self, wait: Sequence) -> bool {
@@ -310,6 +325,14 @@ impl Service for Kernel {
                 let granted: LockGranted = incoming.decode().expect("a grant");
                 locked(&self.granted).push(granted.wait);
                 incoming.answer::<LockGranted>(Ok(()), none);
+            }
+            NamesChanged::METHOD => {
+                let news: NamesChanged = incoming.decode().expect("news");
+                locked(&self.names).push(news);
+                match &mut *locked(&self.held_news) {
+                    Some(held) => held.push(incoming),
+                    None => incoming.answer::<NamesChanged>(Ok(()), none),
+                }
             }
             MapChanged::METHOD => {
                 self.maps.fetch_add(1, Ordering::SeqCst);

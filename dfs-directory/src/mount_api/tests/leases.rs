@@ -1,7 +1,7 @@
 //! Leases between mounts.
 
 use super::harness::{Directory, OnRecall, name, run, until};
-use dfs_proto::attr::SizeTimes;
+use dfs_proto::attr::{Keep, SizeTimes};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::ROOT;
 use dfs_proto::msg::namespace::{GetAttr, Lookup};
@@ -105,14 +105,15 @@ fn others_see_the_writers_size_at_once() {
             })
             .await
             .expect("seen");
-        assert_eq!(seen.size, 77);
+        assert_eq!(seen.attr.size, 77);
         *a.kernel.on_ask.lock().expect("unpoisoned") = Some(size(78));
         let lookup = Lookup {
             session: b.session,
             parent: ROOT,
             name: Some(name("f")),
         };
-        assert_eq!(b.call(lookup).await.expect("seen").size, 78);
+        let seen = b.call(lookup).await.expect("served").seen.expect("there");
+        assert_eq!((seen.attr.size, seen.keep), (78, Keep::Nothing));
         assert!(a.kernel.recalled().is_empty(), "it keeps its lease");
         // The holder itself is not asked.
         let asked = a.kernel.asks.load(Ordering::SeqCst);
@@ -226,7 +227,8 @@ fn a_wait_that_is_given_up_leaves_nothing_behind() {
             parent: ROOT,
             name: Some(name("f")),
         };
-        assert_eq!(b.call(lookup).await.expect("served").inode, file);
+        let seen = b.call(lookup).await.expect("served").seen.expect("there");
+        assert_eq!(seen.attr.inode, file);
     });
 }
 

@@ -6,3 +6,4 @@ mod leases;
 mod locks;
 mod mutations;
 mod restart;
+mod rights;

@@ -72,13 +72,13 @@ fn a_change_of_attributes_takes_the_leases_of_others_away_first() {
             })
         };
         assert_eq!(
-            mode(look().await.expect("seen")),
+            mode(look().await.expect("seen").attr),
             0o644,
             "not before the caches are gone"
         );
         a.kernel.answer_recalls(OnRecall::Return);
         changing.await.expect("no panic").expect("changed");
-        assert_eq!(mode(look().await.expect("seen")), 0o600);
+        assert_eq!(mode(look().await.expect("seen").attr), 0o600);
         assert!(b.kernel.recalled().is_empty(), "its own lease stays");
     });
 }
@@ -187,6 +187,7 @@ fn a_deleted_file_lives_until_the_last_mount_closes_it() {
         a.call(CloseInode {
             stamp: a.stamp(),
             inode: file,
+            share: None,
         })
         .await
         .expect("closed");
@@ -197,10 +198,11 @@ fn a_deleted_file_lives_until_the_last_mount_closes_it() {
             })
             .await
             .expect("there");
-        assert_eq!(seen.links, 0);
+        assert_eq!(seen.attr.links, 0);
         let close = CloseInode {
             stamp: b.stamp(),
             inode: file,
+            share: None,
         };
         b.call(close).await.expect("closed");
         b.call(close).await.expect("a repeat");

@@ -307,7 +307,7 @@ impl Model {
         }
         if push.wrote || push.modified.is_some() {
             node.modified = push.modified.unwrap_or(now);
-            node.changed = now;
+            node.changed = node.changed.max(node.modified);
         }
         node.accessed = push.accessed.unwrap_or(node.accessed);
         Ok(Some(id))

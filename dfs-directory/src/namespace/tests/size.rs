@@ -129,7 +129,18 @@ fn a_push_of_writes_moves_the_times() {
     };
     let attr = cluster.push(file, named).unwrap().attr.unwrap();
     assert_eq!((attr.modified, attr.accessed), (at(77), at(78)));
-    assert_eq!(attr.changed, cluster.now());
+    assert_eq!(attr.changed, now, "no older than before");
+    let told = at(now.seconds + 9);
+    let later = SizeTimes {
+        modified: Some(told),
+        ..wrote
+    };
+    let attr = cluster.push(file, later).unwrap().attr.unwrap();
+    assert_eq!(
+        (attr.modified, attr.changed),
+        (told, told),
+        "as the writer has told"
+    );
     let read_only = SizeTimes {
         accessed: Some(at(79)),
         ..pushed(1)

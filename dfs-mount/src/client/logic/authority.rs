@@ -38,6 +38,11 @@ impl Authority {
         }
     }
 
+    /// All attributes, as far as they were told.
+    pub fn attr(&self) -> FileAttr {
+        self.attr
+    }
+
     pub fn size(&self) -> u64 {
         self.attr.size
     }

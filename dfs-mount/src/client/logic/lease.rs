@@ -84,6 +84,11 @@ impl LeaseState {
         self.users == 0 && self.asking.is_none() && self.recall.is_none()
     }
 
+    /// Tells later, by `is_valid`, whether the right was lost meanwhile.
+    pub fn era(&self) -> u64 {
+        self.era
+    }
+
     /// Whether the right of an `Enter::Ready` is still the same.
     pub fn is_valid(&self, era: u64) -> bool {
         self.era == era

@@ -14,6 +14,7 @@
 
 pub mod authority;
 pub mod chunk_op;
+pub mod dir_cache;
 pub mod gate;
 pub mod held_locks;
 pub mod lease;

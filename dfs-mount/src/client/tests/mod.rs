@@ -1,6 +1,7 @@
 //! The client against a small cluster in memory, over real connections.
 
 mod fake;
+mod names;
 mod sync;
 
 use super::guard::lock;
@@ -31,11 +32,24 @@ const WRITE: OpenMode = OpenMode {
 #[derive(Default)]
 struct Kernel {
     dropped: Mutex<Vec<(InodeId, OldRights)>>,
+    names_dropped: Mutex<Vec<(InodeId, Vec<FileName>)>>,
+    /// The dirs of each time that all names were dropped.
+    all_dropped: Mutex<Vec<Vec<InodeId>>>,
 }
 
 impl KernelCache for Kernel {
     fn drop_data(&self, inode: InodeId, rights: OldRights) -> BoxFuture<()> {
         lock(&self.dropped).push((inode, rights));
+        Box::pin(std::future::ready(()))
+    }
+
+    fn drop_names(&self, dir: InodeId, names: Vec<FileName>) -> BoxFuture<()> {
+        lock(&self.names_dropped).push((dir, names));
+        Box::pin(std::future::ready(()))
+    }
+
+    fn drop_all_names(&self, dirs: Vec<InodeId>) -> BoxFuture<()> {
+        lock(&self.all_dropped).push(dirs);
         Box::pin(std::future::ready(()))
     }
 }
@@ -70,6 +84,7 @@ async fn create(client: &Client, text: &str, mode: OpenMode) -> Handle {
 
 async fn open(client: &Client, text: &str, mode: OpenMode) -> Handle {
     let found = client.lookup(ROOT, Some(name(text))).await.expect("found");
+    let found = found.found.expect("there");
     client.open(found.attr.inode, mode).await.expect("opens")
 }
 

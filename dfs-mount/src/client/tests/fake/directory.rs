@@ -17,6 +17,22 @@ where
     });
 }
 
+fn not_kept(attr: FileAttr) -> Seen {
+    let keep = Keep::Nothing;
+    Seen { attr, keep }
+}
+
+fn changed(attr: Option<FileAttr>) -> Mutated {
+    Mutated {
+        attr,
+        created: false,
+        lease: None,
+        dir: false,
+        parents: [None, None],
+        replaced: None,
+    }
+}
+
 impl Service for Directory {
     fn serve(&self, incoming: Incoming) {
         let fake = self.0.clone();
@@ -68,12 +84,20 @@ impl Service for Directory {
             }
             Lookup::METHOD => later::<Lookup, _>(incoming, |r, _| async move {
                 let name = r.name.expect("no one asks for ..");
-                let inode = lock(&fake.state).names.get(&name).copied();
-                fake.true_attr(r.session, inode.ok_or(ErrorCode::NotFound)?)
-                    .await
+                let (inode, names) = {
+                    let state = lock(&fake.state);
+                    (state.names.get(&name).copied(), state.grants_names)
+                };
+                let seen = match inode {
+                    Some(inode) => Some(fake.true_attr(r.session, inode).await?),
+                    None => None,
+                };
+                lock(&fake.state).lookups += 1;
+                let seen = seen.map(not_kept);
+                Ok(LookedUp { seen, names })
             }),
             GetAttr::METHOD => later::<GetAttr, _>(incoming, |r, _| async move {
-                fake.true_attr(r.session, r.inode).await
+                fake.true_attr(r.session, r.inode).await.map(not_kept)
             }),
             GetStatFs::METHOD => later::<GetStatFs, _>(incoming, |_, _| async move {
                 Ok(StatFs {
@@ -264,6 +288,26 @@ impl Fake {
         Ok(LockAnswer::Queued)
     }
 
+    /// Tells every mount that a name of the root dir has changed.
+    pub(in super::super) async fn tell_names(&self, text: &str, keep: bool) {
+        let connections: Vec<Connection> = {
+            let state = lock(&self.state);
+            state.sessions.values().flatten().cloned().collect()
+        };
+        let name = FileName::new(text.as_bytes()).expect("a name");
+        let news = NamesChanged {
+            changes: vec![DirChange {
+                dir: ROOT,
+                names: vec![name],
+                keep,
+            }],
+        };
+        for connection in connections {
+            let told = connection.call(&news, Payload::default(), SECOND * 5);
+            told.await.expect("acknowledged");
+        }
+    }
+
     /// Waits until so many wait for a lock.
     pub(in super::super) async fn queued(&self, inode: InodeId, count: usize) {
         loop {
@@ -384,6 +428,7 @@ impl Fake {
                         map_version: state.map.version,
                         contended: false,
                     }),
+                    ..changed(Some(attr))
                 }
             }
             Mutation::SetSize { inode, size, .. } => {
@@ -397,20 +442,12 @@ impl Fake {
                 if shrinks {
                     state.cut(&attr);
                 }
-                Mutated {
-                    attr: Some(attr),
-                    created: false,
-                    lease: None,
-                }
+                changed(Some(attr))
             }
             Mutation::SetAttr { inode, set } => {
                 let attr = state.inodes.get_mut(&inode).ok_or(ErrorCode::Stale)?;
                 attr.mode = set.mode.unwrap_or(attr.mode);
-                Mutated {
-                    attr: Some(*attr),
-                    created: false,
-                    lease: None,
-                }
+                changed(Some(*attr))
             }
             other => panic!("the fake knows no {other:?}"),
         };

@@ -6,7 +6,7 @@ mod directory;
 mod servers;
 
 use crate::client::guard::lock;
-use dfs_proto::attr::{FileAttr, FileKind, SizeTimes, StatFs, Timestamp};
+use dfs_proto::attr::{FileAttr, FileKind, Keep, SizeTimes, StatFs, Timestamp};
 use dfs_proto::cluster::{ClusterMap, GroupEntry, ServerEntry};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::*;
@@ -14,7 +14,9 @@ use dfs_proto::layout::FileLayout;
 use dfs_proto::limits::IO_BYTES_MAX;
 use dfs_proto::lock::LockKind;
 use dfs_proto::msg::Request;
-use dfs_proto::msg::callback::{AskAttr, LockGranted, MapChanged, Recall, RecallAnswer};
+use dfs_proto::msg::callback::{
+    AskAttr, DirChange, LockGranted, MapChanged, NamesChanged, Recall, RecallAnswer,
+};
 use dfs_proto::msg::chunk::*;
 use dfs_proto::msg::namespace::*;
 use dfs_proto::msg::session::*;
@@ -58,6 +60,9 @@ pub(super) struct State {
     pub(super) mute: bool,
     pub(super) synced: Vec<(ServerId, Vec<(ChunkIndex, Version)>)>,
     pub(super) mutations: u64,
+    pub(super) lookups: u64,
+    /// Lookups give the right of their dir.
+    pub(super) grants_names: bool,
 }
 
 #[derive(Default)]
