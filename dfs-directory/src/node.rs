@@ -100,7 +100,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     let tasks = tokio::spawn(tasks.run());
     let mounts = MountApi::start(raft.clone(), placement.clone());
     let router = Arc::new(Router {
-        admin: AdminApi::new(raft.clone(), placement, mounts.clone()),
+        admin: AdminApi::new(raft.clone(), placement, events.clone(), mounts.clone()),
         servers: ServerApi::new(events),
         members: MemberApi::new(raft.clone()),
         mounts,

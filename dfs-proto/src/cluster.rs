@@ -74,6 +74,36 @@ impl GroupConfig {
     }
 }
 
+/// What the cluster wants of a server.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum ServerLife {
+    /// Holds its share of the groups.
+    Active,
+    /// Is being emptied for maintenance: its groups move to other servers, and it leaves each of
+    /// them when the new member is in-sync.
+    Draining,
+    /// Was given up: its groups move to other servers without waiting for it, and it gets none.
+    Removed,
+}
+
+/// What a person may change of a running cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClusterSettings {
+    /// A server that is gone for longer than this is replaced on other servers.
+    pub replace_after_seconds: u64,
+    /// Bytes a second that one primary may copy to joining members; 0 does not limit it.
+    pub repair_rate: u64,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self {
+            replace_after_seconds: 600,
+            repair_rate: 100 << 20,
+        }
+    }
+}
+
 /// A server as the map shows it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ServerEntry {

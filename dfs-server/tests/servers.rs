@@ -77,7 +77,7 @@ impl Service for Directory {
             }
             ServerHeartbeat::METHOD => {
                 self.beats.fetch_add(1, Ordering::SeqCst);
-                incoming.answer::<ServerHeartbeat>(Ok(()), nothing);
+                incoming.answer::<ServerHeartbeat>(Ok(Heard { repair_rate: 0 }), nothing);
             }
             ReportSuspect::METHOD => incoming.answer::<ReportSuspect>(Ok(()), nothing),
             ProposeInSync::METHOD => {

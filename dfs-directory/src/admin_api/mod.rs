@@ -1,15 +1,17 @@
 //! What `dfsctl` asks: status, servers, groups, sessions, locks, verification. It changes nothing.
 
+mod repair;
 mod report;
 mod verify;
 
 use crate::mount_api::MountApi;
 use crate::raft::RaftHandle;
-use crate::tasks::Placement;
+use crate::tasks::{Placement, ServerEvents};
 use dfs_proto::error::Result;
 use dfs_proto::msg::Request;
 use dfs_proto::msg::admin::{
-    GetStatus, ListGroups, ListLocks, ListServers, ListSessions, VerifyGroup,
+    ChangeSettings, GetRepair, GetSettings, GetStatus, ListGroups, ListLocks, ListServers,
+    ListSessions, SetServerLife, VerifyGroup,
 };
 use dfs_proto::payload::Payload;
 use dfs_proto::transport::{Incoming, Service};
@@ -24,15 +26,22 @@ const VERIFICATIONS_MAX: usize = 4;
 pub struct AdminApi {
     raft: RaftHandle,
     placement: Placement,
+    orders: ServerEvents,
     mounts: MountApi,
     verifications: Arc<Semaphore>,
 }
 
 impl AdminApi {
-    pub fn new(raft: RaftHandle, placement: Placement, mounts: MountApi) -> Self {
+    pub fn new(
+        raft: RaftHandle,
+        placement: Placement,
+        orders: ServerEvents,
+        mounts: MountApi,
+    ) -> Self {
         Self {
             raft,
             placement,
+            orders,
             mounts,
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
         }
@@ -68,6 +77,10 @@ impl Service for AdminApi {
             ListGroups::METHOD => self.spawn(incoming, |api, _: ListGroups| api.groups()),
             ListSessions::METHOD => self.spawn(incoming, |api, _: ListSessions| api.sessions()),
             ListLocks::METHOD => self.spawn(incoming, Self::locks),
+            GetRepair::METHOD => self.spawn(incoming, |api, _: GetRepair| api.repair()),
+            GetSettings::METHOD => self.spawn(incoming, |api, _: GetSettings| api.settings()),
+            ChangeSettings::METHOD => self.spawn(incoming, Self::change_settings),
+            SetServerLife::METHOD => self.spawn(incoming, Self::set_life),
             VerifyGroup::METHOD => self.spawn(incoming, Self::verify),
             _ => incoming.refuse_unknown(),
         }

@@ -6,6 +6,7 @@ use crate::placement::{GroupRecord, Placed};
 use crate::raft::RaftHandle;
 use crate::session::{self, SessionPhase};
 use crate::tasks::now;
+use dfs_proto::cluster::ServerLife;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::MemberId;
 use dfs_proto::msg::admin::{
@@ -89,8 +90,13 @@ impl AdminApi {
                 let server = entry.run.server;
                 let (groups, groups_in_sync) = placed.groups_of(server);
                 let sign = signs.get(&server);
+                let life = placed
+                    .servers
+                    .get(&server)
+                    .map_or(ServerLife::Active, |s| s.life);
                 ServerStatus {
                     entry,
+                    life,
                     space: sign.map_or_else(Space::default, |sign| sign.space),
                     silent_ms: sign.map_or(u64::MAX, |sign| {
                         now.saturating_sub(sign.seen).as_millis() as u64

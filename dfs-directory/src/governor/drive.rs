@@ -10,10 +10,11 @@ use dfs_proto::cluster::{GroupConfig, MemberState};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun};
 use dfs_proto::msg::control::{
-    AdoptEpochs, EpochsAdopted, EpochsEffective, EqualiseGroups, GroupsEqualised,
+    AdoptEpochs, EpochsAdopted, EpochsEffective, EqualiseGroups, GroupsEqualised, GroupsReleased,
+    ReleaseGroups,
 };
 use dfs_proto::timing::SERVER_SILENT;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// An adoption is one small durable write; a server that takes longer than this for it is no
@@ -32,6 +33,9 @@ struct Lane {
     link: LinkId,
     adopted: BTreeMap<GroupId, Epoch>,
     told: BTreeMap<GroupId, Epoch>,
+    /// Groups that are not its own and of which it holds nothing.
+    released: BTreeSet<GroupId>,
+    releasing: bool,
     adopting: bool,
     telling: bool,
     failures: u32,
@@ -73,6 +77,7 @@ impl Drive {
                 .or_insert_with(|| Lane::new(*link));
             lane.adopt(placed, *link, now, out);
             lane.tell(placed, *link, now, out);
+            lane.release(placed, *link, now, out);
         }
         self.equalise(placed, links, now, out);
         placed
@@ -143,6 +148,10 @@ impl Drive {
             Answer::Equalised(answer) => self.equalised(called, answer, now),
             Answer::Told(answer) => {
                 self.told(called, &answer, now);
+                Findings::default()
+            }
+            Answer::Released(answer) => {
+                self.released(called, answer, now);
                 Findings::default()
             }
         }
@@ -293,6 +302,35 @@ impl Drive {
         }
     }
 
+    fn released(&mut self, called: &Called, answer: Result<GroupsReleased>, now: Duration) {
+        let Some(lane) = self.lane_of(called) else {
+            return;
+        };
+        lane.releasing = false;
+        match answer {
+            Ok(answer) => {
+                if answer.chunks > 0 {
+                    log::info!(
+                        "{} deleted {} chunks of {} groups that are not its own any more",
+                        called.run,
+                        answer.chunks,
+                        answer.groups.len()
+                    );
+                }
+                lane.released.extend(answer.groups);
+                if called.asked.iter().any(|(g, _)| !lane.released.contains(g)) {
+                    lane.retry_at = now + RETRY;
+                }
+            }
+            Err(e) => {
+                lane.retry_at = now + RETRY;
+                if e.code != ErrorCode::Disconnected {
+                    log::warn!("{} did not delete what it left: {e}", called.run);
+                }
+            }
+        }
+    }
+
     fn lane_of(&mut self, called: &Called) -> Option<&mut Lane> {
         let lane = self.lanes.get_mut(&called.run.server)?;
         (lane.link == called.link).then_some(lane)
@@ -315,6 +353,8 @@ impl Lane {
             link: link.link,
             adopted: BTreeMap::new(),
             told: BTreeMap::new(),
+            released: BTreeSet::new(),
+            releasing: false,
             adopting: false,
             telling: false,
             failures: 0,
@@ -375,6 +415,38 @@ impl Lane {
         });
     }
 
+    /// What a server holds of groups that serve without it, and in which nobody wants it, is
+    /// garbage: it has left them, or comes back after it was replaced. Each run is asked once
+    /// for each such group, so nothing needs to be remembered.
+    fn release(&mut self, placed: &Placed, link: Link, now: Duration, out: &mut Vec<Action>) {
+        let server = link.run.server;
+        self.released.retain(|group| {
+            let record = placed.groups.get(group);
+            record.is_none_or(|record| !is_named(record, server))
+        });
+        if self.releasing || self.retry_at > now {
+            return;
+        }
+        let configs: Vec<GroupConfig> = placed
+            .groups
+            .values()
+            .filter(|record| record.is_effective() && !is_named(record, server))
+            .map(|record| &record.config)
+            .filter(|config| !self.released.contains(&config.group))
+            .cloned()
+            .collect();
+        if configs.is_empty() {
+            return;
+        }
+        self.releasing = true;
+        // No deadline: there may be much to delete. It ends with the connection.
+        out.push(Action::Call {
+            called: Called::new(link, configs.iter().map(|c| (c.group, c.epoch)).collect()),
+            request: Call::Release(ReleaseGroups { configs }),
+            deadline: None,
+        });
+    }
+
     fn is_to_be_told(&self, record: &GroupRecord, run: ServerRun) -> bool {
         let config = &record.config;
         record.is_effective()
@@ -391,4 +463,13 @@ fn takes_part(config: &GroupConfig, run: ServerRun) -> bool {
         && config
             .member(run.server)
             .is_some_and(|m| m.run == run && active(m.state))
+}
+
+/// Whether a server has anything to do with a group: as a member, in whatever state, or wanted.
+fn is_named(record: &GroupRecord, server: ServerId) -> bool {
+    let effective = record.effective.iter();
+    record.home.contains(&server)
+        || effective
+            .chain([&record.config])
+            .any(|config| config.member(server).is_some())
 }

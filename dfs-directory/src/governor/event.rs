@@ -1,13 +1,15 @@
 //! What goes into the governor and what comes out of it.
 
 use crate::placement::{Placed, PlacementCommand, PlacementOutcome};
+use dfs_proto::cluster::{ClusterSettings, ServerLife};
 use dfs_proto::error::Result;
 use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun};
 use dfs_proto::msg::control::{
-    AdoptEpochs, EpochsAdopted, EpochsEffective, EqualiseGroups, GroupsEqualised,
+    AdoptEpochs, EpochsAdopted, EpochsEffective, EqualiseGroups, GroupsEqualised, GroupsReleased,
+    ReleaseGroups,
 };
 use dfs_proto::msg::registry::{
-    ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, ServerRegistered,
+    Heard, ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, ServerRegistered,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,6 +59,8 @@ pub enum Event {
     Unanswered { run: ServerRun },
     /// A joining server does not do what its groups need: it is left aside for a while.
     Unable { server: ServerId },
+    /// A person wants something; answered with `Reply::Done`.
+    Order { order: Order, ticket: Ticket },
     /// The answer to an `Action::Call`, or why there is none.
     Answered { called: Called, answer: Answer },
     /// The logged state that `Action::Read` asked for.
@@ -67,6 +71,13 @@ pub enum Event {
         outcome: Result<PlacementOutcome>,
         placed: Arc<Placed>,
     },
+}
+
+/// What a person may want.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    SetLife { server: ServerId, life: ServerLife },
+    Configure(ClusterSettings),
 }
 
 /// What is to be done.
@@ -109,6 +120,7 @@ pub enum Call {
     Adopt(AdoptEpochs),
     Equalise(EqualiseGroups),
     Tell(EpochsEffective),
+    Release(ReleaseGroups),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -116,11 +128,13 @@ pub enum Answer {
     Adopted(Result<EpochsAdopted>),
     Equalised(Result<GroupsEqualised>),
     Told(Result<()>),
+    Released(Result<GroupsReleased>),
 }
 
 /// The answer to a request of a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
     Registered(Result<ServerRegistered>),
+    Heard(Result<Heard>),
     Done(Result<()>),
 }

@@ -11,6 +11,7 @@
 //! | `event` | what goes in and what comes out |
 //! | `registry` | who is there: connections, signs of life, who counts as gone |
 //! | `drive` | carrying epochs out: adopt, equalise, effective |
+//! | `repair` | who is lost, and when groups move |
 //! | `cuts` | carrying cuts and frees out |
 //! | `fences` | fencing ended sessions |
 //!
@@ -22,21 +23,22 @@ mod drive;
 mod event;
 pub mod fences;
 mod registry;
+mod repair;
 
 #[cfg(test)]
 mod tests;
 
-pub use event::{Action, Answer, Call, Called, Event, Link, LinkId, Links, Reply, Ticket};
+pub use event::{Action, Answer, Call, Called, Event, Link, LinkId, Links, Order, Reply, Ticket};
 pub use registry::{Sign, Signs};
 
 use crate::placement::transition::{self, Servers};
-use crate::placement::{self, Placed, PlacementCommand, PlacementOutcome};
-use dfs_proto::attr::StatFs;
+use crate::placement::{self, Conditions, Placed, PlacementCommand, PlacementOutcome};
+use dfs_proto::attr::{StatFs, Timestamp};
 use dfs_proto::cluster::GroupConfig;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun};
 use dfs_proto::msg::registry::{
-    ProposeInSync, RegisterServer, ReportSuspect, ServerRegistered, Space,
+    Heard, ProposeInSync, RegisterServer, ReportSuspect, ServerRegistered, Space,
 };
 use dfs_proto::timing::RETURN_WAIT;
 use drive::{Drive, Findings};
@@ -58,6 +60,15 @@ pub struct Pace {
     pub quiet: Duration,
     /// A server that is alive but did not answer is not taken back as joining for this long.
     pub withhold: Duration,
+    /// A new leader counts nobody as lost before it has led for this long, however long the log
+    /// says that a server was gone: all may have been down, and be coming back.
+    pub returns: Duration,
+    /// Moves of groups are looked for this often.
+    pub repair: Duration,
+    /// Groups that may be on the move at a time.
+    pub moving_max: usize,
+    /// When all has been well for this long, one group moves to where there are few.
+    pub rebalance: Duration,
 }
 
 impl Default for Pace {
@@ -67,6 +78,10 @@ impl Default for Pace {
             place_after: Duration::from_millis(300),
             quiet: Duration::from_secs(10),
             withhold: Duration::from_secs(5),
+            returns: Duration::from_secs(60),
+            repair: Duration::from_millis(250),
+            moving_max: 8,
+            rebalance: Duration::from_secs(5),
         }
     }
 }
@@ -93,6 +108,9 @@ enum Logging {
     /// A change that answers these proposals.
     Changing(Vec<(ProposeInSync, Ticket)>),
     Effective,
+    /// New homes of groups.
+    Moving,
+    Ordered(Ticket),
 }
 
 /// The state machine. Hand it what happened (`take`), then ask what to do (`step`).
@@ -105,7 +123,16 @@ pub struct Governor {
     pending: Vec<(GroupId, transition::Event)>,
     proposals: Vec<(ProposeInSync, Ticket)>,
     registrations: VecDeque<Registration>,
+    orders: VecDeque<(Order, Ticket)>,
     logging: Logging,
+    /// The directory's clock when this began, and that moment here.
+    wall: Option<(i64, Duration)>,
+    began: Duration,
+    /// Since when this leader has seen a server gone.
+    missing: BTreeMap<ServerId, Duration>,
+    conditions: Conditions,
+    repair_at: Duration,
+    rebalance_at: Duration,
     /// Groups without a primary of which somebody is back: until when the others are waited for.
     returns: BTreeMap<GroupId, Duration>,
     /// Servers or groups have changed since the last publication.
@@ -126,12 +153,32 @@ impl Governor {
             pending: Vec::new(),
             proposals: Vec::new(),
             registrations: VecDeque::new(),
+            orders: VecDeque::new(),
             logging: Logging::Nothing,
+            wall: None,
+            began: now,
+            missing: BTreeMap::new(),
+            conditions: Conditions::new(),
+            repair_at: now,
+            rebalance_at: now + pace.rebalance,
             returns: BTreeMap::new(),
             publish: true,
             changed: now,
             out: Vec::new(),
         }
+    }
+
+    /// Tells the directory's clock at the beginning. Without it, time in which a server was gone
+    /// counts only since then.
+    #[must_use]
+    pub fn at_clock(mut self, clock: Timestamp) -> Self {
+        self.wall = Some((clock.seconds, self.began));
+        self
+    }
+
+    /// How each server is, for moves of groups.
+    pub fn conditions(&self) -> &Conditions {
+        &self.conditions
     }
 
     /// The logged state, as of the last change that was logged from here.
@@ -190,17 +237,21 @@ impl Governor {
                 request,
                 ticket,
             } => {
-                let known = self
-                    .registry
-                    .heartbeat(link, request.run, request.space, now);
-                let answer = known.then_some(()).ok_or(ErrorCode::NotRegistered.into());
-                self.reply(ticket, Reply::Done(answer));
+                let known = self.registry.heartbeat(link, request, now);
+                let heard = Heard {
+                    repair_rate: self.placed.settings.repair_rate,
+                };
+                let answer = known
+                    .then_some(heard)
+                    .ok_or(ErrorCode::NotRegistered.into());
+                self.reply(ticket, Reply::Heard(answer));
             }
             Event::Closed { link } => self.closed(link, now),
             Event::Suspect(report) => self.suspected(report),
             Event::Propose { request, ticket } => self.proposals.push((request, ticket)),
             Event::Unanswered { run } => self.expel(run, now),
             Event::Unable { server } => self.registry.withhold(server, now),
+            Event::Order { order, ticket } => self.orders.push_back((order, ticket)),
             Event::Answered { called, answer } => {
                 let findings = self.drive.answered(&self.placed, &called, answer, now);
                 self.take_findings(findings, now);
@@ -222,7 +273,13 @@ impl Governor {
             self.log_registration();
         }
         if self.logging == Logging::Nothing {
+            self.log_order();
+        }
+        if self.logging == Logging::Nothing {
             self.decide(now);
+        }
+        if self.logging == Logging::Nothing {
+            self.repair(now);
         }
         let effective = self
             .drive
@@ -330,6 +387,17 @@ impl Governor {
         self.commit(Logging::Registering(registration), command);
     }
 
+    fn log_order(&mut self) {
+        let Some((order, ticket)) = self.orders.pop_front() else {
+            return;
+        };
+        let command = match order {
+            Order::SetLife { server, life } => PlacementCommand::SetLife { server, life },
+            Order::Configure(settings) => PlacementCommand::Configure { settings },
+        };
+        self.commit(Logging::Ordered(ticket), command);
+    }
+
     /// What was sent to the log has an outcome, or none that is known.
     fn logged(&mut self, outcome: Result<PlacementOutcome>, placed: Arc<Placed>, now: Duration) {
         self.placed = placed;
@@ -352,8 +420,20 @@ impl Governor {
                 self.changed = now;
                 self.publish = true;
             }
-            Logging::Effective => {
+            Logging::Effective | Logging::Moving => {
                 self.changed = now;
+                self.publish = true;
+            }
+            Logging::Ordered(ticket) => {
+                let answer = match outcome {
+                    Ok(PlacementOutcome::Unknown) => {
+                        Err(Error::new(ErrorCode::InvalidArgument, "no such server"))
+                    }
+                    Ok(_) => Ok(()),
+                    Err(e) => Err(e),
+                };
+                self.reply(ticket, Reply::Done(answer));
+                self.repair_at = now;
                 self.publish = true;
             }
             Logging::Nothing | Logging::Reading(_) => {}

@@ -7,7 +7,7 @@ use super::event::{Action, Link, LinkId, Links};
 use crate::placement::transition::{ServerView, Servers};
 use crate::placement::{Placed, ServerRecord};
 use dfs_proto::ids::{ServerId, ServerRun};
-use dfs_proto::msg::registry::Space;
+use dfs_proto::msg::registry::{RepairWork, ServerHeartbeat, Space};
 use dfs_proto::timing::SERVER_SILENT;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,11 +22,12 @@ const _: () = assert!(COMING_BACK.as_millis() > SERVER_SILENT.as_millis());
 const LINGER: Duration = Duration::from_millis(25);
 
 /// The last sign of life of a server.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Sign {
     /// On the driver's clock.
     pub seen: Duration,
     pub space: Space,
+    pub repair: RepairWork,
 }
 
 pub type Signs = BTreeMap<ServerId, Sign>;
@@ -64,7 +65,12 @@ impl Registry {
     pub(super) fn add(&mut self, link: Link, space: Space, now: Duration) {
         let server = link.run.server;
         self.lost.remove(&server);
-        self.signs.insert(server, Sign { seen: now, space });
+        let sign = Sign {
+            seen: now,
+            space,
+            repair: RepairWork::default(),
+        };
+        self.signs.insert(server, sign);
         self.registered = now;
         self.links.insert(server, link);
     }
@@ -73,13 +79,18 @@ impl Registry {
     pub(super) fn heartbeat(
         &mut self,
         link: LinkId,
-        run: ServerRun,
-        space: Space,
+        request: ServerHeartbeat,
         now: Duration,
     ) -> bool {
+        let ServerHeartbeat { run, space, repair } = request;
         let known = self.links.get(&run.server) == Some(&Link { run, link });
         if known {
-            self.signs.insert(run.server, Sign { seen: now, space });
+            let sign = Sign {
+                seen: now,
+                space,
+                repair,
+            };
+            self.signs.insert(run.server, sign);
         }
         known
     }

@@ -3,11 +3,11 @@
 use super::record::{self, GroupRecord, ServerRecord};
 use crate::state::tables::{TableError, Write};
 use dfs_proto::attr::Timestamp;
-use dfs_proto::cluster::GroupConfig;
+use dfs_proto::cluster::{ClusterSettings, GroupConfig, ServerLife};
 use dfs_proto::ids::{Epoch, GroupId, Incarnation, NodeId, ServerId, ServerRun};
 use dfs_proto::msg::registry::DataDirPast;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Orderly restarts in a row that are remembered of a server: a group in which none of its members
 /// served for that many counts them as unclean, which costs a comparison.
@@ -33,7 +33,31 @@ pub enum PlacementCommand {
     },
     /// All in-sync members have adopted these epochs and are equal: they serve. An epoch that
     /// is not the group's last any more is left alone.
-    Effective { groups: Vec<(GroupId, Epoch)> },
+    Effective {
+        groups: Vec<(GroupId, Epoch)>,
+    },
+    /// Groups move: other servers are to hold them from now on.
+    Rehome {
+        groups: Vec<NewHome>,
+    },
+    /// A server is to be emptied, given up, or used (again).
+    SetLife {
+        server: ServerId,
+        life: ServerLife,
+    },
+    Configure {
+        settings: ClusterSettings,
+    },
+}
+
+/// The servers that should hold a group from now on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NewHome {
+    pub group: GroupId,
+    /// Taken only if these are the present ones.
+    pub expect: Vec<ServerId>,
+    /// As many distinct servers, the preferred primary first.
+    pub home: Vec<ServerId>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -44,12 +68,17 @@ pub enum PlacementOutcome {
         set_back: Vec<GroupId>,
     },
     /// Groups whose change was taken.
-    Changed { groups: Vec<GroupId> },
+    Changed {
+        groups: Vec<GroupId>,
+    },
+    Configured,
+    /// No such server.
+    Unknown,
 }
 
 pub fn apply(
     tables: &mut dyn Write,
-    _now: Timestamp,
+    now: Timestamp,
     command: &PlacementCommand,
 ) -> Result<PlacementOutcome, TableError> {
     match command {
@@ -68,11 +97,20 @@ pub fn apply(
                 address: address.clone(),
                 intact_since: intact[excess..].to_vec(),
                 alive: true,
+                life: ServerLife::Active,
+                gone_at: None,
             };
             register(tables, record, past, epochs)
         }
-        PlacementCommand::Change { gone, groups } => change(tables, gone, groups),
+        PlacementCommand::Change { gone, groups } => change(tables, now, gone, groups),
         PlacementCommand::Effective { groups } => effective(tables, groups),
+        PlacementCommand::Rehome { groups } => rehome(tables, groups),
+        PlacementCommand::SetLife { server, life } => set_life(tables, *server, *life),
+        PlacementCommand::Configure { settings } => {
+            record::store_settings(tables, settings)?;
+            record::raise_map_version(tables)?;
+            Ok(PlacementOutcome::Configured)
+        }
     }
 }
 
@@ -100,6 +138,11 @@ fn register(
     if known.is_none_or(|(_, old)| old.incarnation != new.incarnation) {
         set_back = judge_data_dir(tables, server, past, epochs)?;
     }
+    let new = ServerRecord {
+        // Who was given up stays so when it comes back.
+        life: own.map_or(new.life, |(_, old)| old.life),
+        ..new
+    };
     if known.is_none_or(|(_, old)| *old != new) {
         record::store_server(tables, server, &new)?;
         record::raise_map_version(tables)?;
@@ -120,7 +163,8 @@ fn is_dispensable(
         let members: Vec<ServerId> = group.config.in_sync().map(|run| run.server).collect();
         let others_serve =
             group.is_effective() && !members.contains(&server) && members.into_iter().any(serves);
-        group.home.contains(&server) && group.effective.is_some() && !others_serve
+        let named = group.home.contains(&server) || group.config.member(server).is_some();
+        named && group.effective.is_some() && !others_serve
     };
     !record.alive && !groups.values().any(needed)
 }
@@ -163,6 +207,7 @@ fn judge_data_dir(
 
 fn change(
     tables: &mut dyn Write,
+    now: Timestamp,
     gone: &[ServerRun],
     groups: &[(Epoch, GroupConfig)],
 ) -> Result<PlacementOutcome, TableError> {
@@ -174,6 +219,7 @@ fn change(
         {
             let server = ServerRecord {
                 alive: false,
+                gone_at: Some(now.seconds),
                 ..server.clone()
             };
             record::store_server(tables, run.server, &server)?;
@@ -234,4 +280,43 @@ fn effective(
         record::raise_map_version(tables)?;
     }
     Ok(PlacementOutcome::Changed { groups: taken })
+}
+
+fn rehome(tables: &mut dyn Write, groups: &[NewHome]) -> Result<PlacementOutcome, TableError> {
+    let servers = record::servers(tables)?;
+    let mut taken = Vec::new();
+    for new in groups {
+        let Some(present) = record::group(tables, new.group)? else {
+            continue;
+        };
+        let distinct: BTreeSet<ServerId> = new.home.iter().copied().collect();
+        let fits = distinct.len() == present.home.len()
+            && new.home.len() == present.home.len()
+            && distinct.iter().all(|server| servers.contains_key(server));
+        if present.home != new.expect || !fits {
+            continue;
+        }
+        let home = new.home.clone();
+        record::store_group(tables, new.group, &GroupRecord { home, ..present })?;
+        taken.push(new.group);
+    }
+    if !taken.is_empty() {
+        record::raise_map_version(tables)?;
+    }
+    Ok(PlacementOutcome::Changed { groups: taken })
+}
+
+fn set_life(
+    tables: &mut dyn Write,
+    server: ServerId,
+    life: ServerLife,
+) -> Result<PlacementOutcome, TableError> {
+    let Some(present) = record::servers(tables)?.remove(&server) else {
+        return Ok(PlacementOutcome::Unknown);
+    };
+    if present.life != life {
+        record::store_server(tables, server, &ServerRecord { life, ..present })?;
+        record::raise_map_version(tables)?;
+    }
+    Ok(PlacementOutcome::Configured)
 }

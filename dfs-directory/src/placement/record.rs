@@ -1,11 +1,13 @@
 //! What is stored about the cluster, its servers and its groups.
 
-use super::stored::{StoredGroup, StoredServer};
+use super::stored::{StoredGroup, StoredServer, StoredSettings};
 use crate::namespace::{self, Format};
 use crate::session;
 use crate::state::record::{Record, decode_record, load_record, store_record};
 use crate::state::tables::{self, Read, Table, TableError, Write};
-use dfs_proto::cluster::{ClusterMap, GroupConfig, GroupEntry, MemberState, ServerEntry};
+use dfs_proto::cluster::{
+    ClusterMap, ClusterSettings, GroupConfig, GroupEntry, MemberState, ServerEntry, ServerLife,
+};
 use dfs_proto::ids::{
     Epoch, GroupId, Incarnation, MapVersion, NodeId, ServerId, ServerRun, SessionId,
 };
@@ -13,6 +15,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 const MAP_VERSION_KEY: &[u8] = b"placement.map";
+const SETTINGS_KEY: &[u8] = b"placement.settings";
 
 /// A file server that has ever registered.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,12 +28,17 @@ pub struct ServerRecord {
     pub intact_since: Vec<Incarnation>,
     /// As far as the log knows: registered and not declared gone since.
     pub alive: bool,
+    /// What the cluster wants of it.
+    pub life: ServerLife,
+    /// When it was declared gone, in seconds of the directory's clock; `None` while it is alive.
+    pub gone_at: Option<i64>,
 }
 
 /// A replica group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupRecord {
-    /// The servers that should hold it, the preferred primary first.
+    /// The servers that should hold it, the preferred primary first. A server that is in-sync
+    /// and not among them is on its leave: it goes when all of these are in-sync.
     pub home: Vec<ServerId>,
     /// The last epoch, effective or not.
     pub config: GroupConfig,
@@ -60,6 +68,7 @@ impl GroupRecord {
 pub struct Placed {
     /// What the cluster was formatted with.
     pub format: Option<Format>,
+    pub settings: ClusterSettings,
     pub map_version: MapVersion,
     pub servers: BTreeMap<ServerId, ServerRecord>,
     pub groups: BTreeMap<GroupId, GroupRecord>,
@@ -72,6 +81,7 @@ impl Placed {
     pub fn load(tables: &dyn Read) -> Result<Self, TableError> {
         Ok(Self {
             format: namespace::read::format(tables)?,
+            settings: settings(tables)?,
             map_version: map_version(tables)?,
             servers: servers(tables)?,
             groups: groups(tables)?,
@@ -144,6 +154,19 @@ impl Placed {
 /// The version of the cluster map: rises with each change of servers and groups.
 pub fn map_version(tables: &(impl Read + ?Sized)) -> Result<MapVersion, TableError> {
     Ok(tables::load(tables, Table::Meta, MAP_VERSION_KEY)?.unwrap_or_default())
+}
+
+fn settings(tables: &(impl Read + ?Sized)) -> Result<ClusterSettings, TableError> {
+    let stored: Option<StoredSettings> = load_record(tables, Table::Meta, SETTINGS_KEY)?;
+    Ok(stored.map(ClusterSettings::from).unwrap_or_default())
+}
+
+pub(super) fn store_settings(
+    tables: &mut (impl Write + ?Sized),
+    settings: &ClusterSettings,
+) -> Result<(), TableError> {
+    let stored = StoredSettings::from(settings);
+    store_record(tables, Table::Meta, SETTINGS_KEY, &stored)
 }
 
 pub(super) fn raise_map_version(tables: &mut (impl Write + ?Sized)) -> Result<(), TableError> {

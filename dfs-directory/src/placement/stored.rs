@@ -2,7 +2,9 @@
 
 use super::record::{GroupRecord, ServerRecord};
 use crate::state::record::Record;
-use dfs_proto::cluster::{Equalise, GroupConfig, GroupMember, MemberState};
+use dfs_proto::cluster::{
+    ClusterSettings, Equalise, GroupConfig, GroupMember, MemberState, ServerLife,
+};
 use dfs_proto::ids::{Epoch, GroupId, Incarnation, NodeId, ServerId, ServerRun};
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,16 @@ pub(super) struct StoredServer {
     address: String,
     intact_since: Vec<u64>,
     alive: bool,
+    life: StoredLife,
+    gone_at: Option<i64>,
+}
+
+/// The order of the variants is stored: add at the end.
+#[derive(Serialize, Deserialize)]
+enum StoredLife {
+    Active,
+    Draining,
+    Removed,
 }
 
 impl Record for StoredServer {
@@ -28,6 +40,12 @@ impl From<&ServerRecord> for StoredServer {
             address: server.address.clone(),
             intact_since: server.intact_since.iter().map(|run| run.0).collect(),
             alive: server.alive,
+            life: match server.life {
+                ServerLife::Active => StoredLife::Active,
+                ServerLife::Draining => StoredLife::Draining,
+                ServerLife::Removed => StoredLife::Removed,
+            },
+            gone_at: server.gone_at,
         }
     }
 }
@@ -40,6 +58,41 @@ impl From<StoredServer> for ServerRecord {
             address: stored.address,
             intact_since: stored.intact_since.into_iter().map(Incarnation).collect(),
             alive: stored.alive,
+            life: match stored.life {
+                StoredLife::Active => ServerLife::Active,
+                StoredLife::Draining => ServerLife::Draining,
+                StoredLife::Removed => ServerLife::Removed,
+            },
+            gone_at: stored.gone_at,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct StoredSettings {
+    replace_after_seconds: u64,
+    repair_rate: u64,
+}
+
+impl Record for StoredSettings {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "settings";
+}
+
+impl From<&ClusterSettings> for StoredSettings {
+    fn from(settings: &ClusterSettings) -> Self {
+        Self {
+            replace_after_seconds: settings.replace_after_seconds,
+            repair_rate: settings.repair_rate,
+        }
+    }
+}
+
+impl From<StoredSettings> for ClusterSettings {
+    fn from(stored: StoredSettings) -> Self {
+        Self {
+            replace_after_seconds: stored.replace_after_seconds,
+            repair_rate: stored.repair_rate,
         }
     }
 }

@@ -10,6 +10,9 @@
 //! 3. When none is left, nobody is promoted: the members that served last are *last serving*.
 //!    Their servers alone bring the group back, after a wait for each other.
 //! 4. Every other wanted server that is there is joining, the rest are offline.
+//! 5. An in-sync member that is not wanted any more (the group moves) counts like any other, and
+//!    leaves when all wanted servers are in-sync. If it is out before, it does not come back,
+//!    unless it is last serving.
 
 use super::record::GroupRecord;
 use dfs_proto::cluster::{Equalise, GroupConfig, GroupMember, MemberState};
@@ -90,6 +93,7 @@ pub fn next(
     } else if equalise == Equalise::Everything && record.effective.is_some() {
         in_sync = group.with_latecomers(in_sync);
     }
+    in_sync = group.without_leaving(in_sync);
     let primary = match event {
         Event::Rebalance => group.preferred(&in_sync),
         _ => None,
@@ -263,6 +267,21 @@ impl Group<'_> {
         in_sync
     }
 
+    /// Members that are not wanted any more are kept until all that are wanted are in-sync in an
+    /// epoch that serves.
+    fn without_leaving(&self, mut in_sync: Vec<ServerRun>) -> Vec<ServerRun> {
+        let home = &self.record.home;
+        let counts = |server: &ServerId| {
+            let served = self.record.config.in_sync();
+            let mut stays = served.filter(|run| in_sync.contains(run));
+            stays.any(|run| run.server == *server)
+        };
+        if self.record.is_effective() && home.iter().all(counts) {
+            in_sync.retain(|run| home.contains(&run.server));
+        }
+        in_sync
+    }
+
     /// Whether a run has everything that its server had when the group served last.
     fn is_intact(&self, run: ServerRun) -> bool {
         let base = self
@@ -293,8 +312,10 @@ impl Group<'_> {
 
     /// The first wanted member, if the group serves with all of them.
     fn preferred(&self, in_sync: &[ServerRun]) -> Option<ServerId> {
-        let whole = self.record.is_effective() && in_sync.len() == self.record.home.len();
-        self.record.home.first().copied().filter(|_| whole)
+        let home = &self.record.home;
+        let there = |server: &ServerId| in_sync.iter().any(|run| run.server == *server);
+        let whole = self.record.is_effective() && home.iter().all(there);
+        home.first().copied().filter(|_| whole)
     }
 
     fn members(&self, in_sync: &[ServerRun]) -> Vec<GroupMember> {
@@ -325,11 +346,22 @@ impl Group<'_> {
                 }
             }
         };
-        self.record
-            .home
+        // Besides the wanted ones: who counts although it is not wanted any more.
+        let counting = if in_sync.is_empty() {
+            &base[..]
+        } else {
+            in_sync
+        };
+        let home = &self.record.home;
+        let leaving = counting
             .iter()
+            .map(|run| run.server)
+            .filter(|server| !home.contains(server));
+        home.iter()
+            .copied()
+            .chain(leaving)
             .map(|server| {
-                let (run, state) = state_of(*server);
+                let (run, state) = state_of(server);
                 GroupMember { run, state }
             })
             .collect()

@@ -1,9 +1,9 @@
 //! What file servers and the other tasks say to the governor's task.
 
-use crate::governor::{self, Reply};
+use crate::governor::{self, Order, Reply};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::msg::registry::{
-    ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, ServerRegistered,
+    Heard, ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, ServerRegistered,
 };
 use dfs_proto::transport::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -27,6 +27,10 @@ pub(super) enum Event {
         request: ProposeInSync,
         reply: oneshot::Sender<Reply>,
     },
+    Order {
+        order: Order,
+        reply: oneshot::Sender<Reply>,
+    },
     /// What nobody waits for an answer to.
     Said(governor::Event),
 }
@@ -36,7 +40,8 @@ impl Event {
     pub(super) fn refuse(self, error: Error) {
         match self {
             Self::Register { reply, .. } => drop(reply.send(Reply::Registered(Err(error)))),
-            Self::Heartbeat { reply, .. } | Self::Propose { reply, .. } => {
+            Self::Heartbeat { reply, .. } => drop(reply.send(Reply::Heard(Err(error)))),
+            Self::Propose { reply, .. } | Self::Order { reply, .. } => {
                 drop(reply.send(Reply::Done(Err(error))));
             }
             Self::Said(_) => {}
@@ -64,12 +69,12 @@ impl ServerEvents {
             .await?;
         match reply {
             Reply::Registered(answer) => answer,
-            Reply::Done(answer) => Err(unfitting(answer)),
+            other => Err(unfitting(&other)),
         }
     }
 
     /// A sign of life. `NotRegistered` when this connection has not registered that run.
-    pub async fn heartbeat(&self, connection: u64, request: ServerHeartbeat) -> Result<()> {
+    pub async fn heartbeat(&self, connection: u64, request: ServerHeartbeat) -> Result<Heard> {
         let reply = self
             .ask(|reply| Event::Heartbeat {
                 connection,
@@ -77,7 +82,16 @@ impl ServerEvents {
                 reply,
             })
             .await?;
-        done(reply)
+        match reply {
+            Reply::Heard(answer) => answer,
+            other => Err(unfitting(&other)),
+        }
+    }
+
+    /// What a person wants of servers or of the cluster. Answered when it is logged;
+    /// `InvalidArgument` if there is no such server, `NotLeader` if this member does not lead.
+    pub(crate) async fn order(&self, order: Order) -> Result<()> {
+        done(self.ask(|reply| Event::Order { order, reply }).await?)
     }
 
     /// A member does not answer another one.
@@ -102,11 +116,11 @@ impl ServerEvents {
 fn done(reply: Reply) -> Result<()> {
     match reply {
         Reply::Done(answer) => answer,
-        Reply::Registered(answer) => Err(unfitting(answer)),
+        other => Err(unfitting(&other)),
     }
 }
 
-fn unfitting(answer: impl std::fmt::Debug) -> Error {
+fn unfitting(answer: &Reply) -> Error {
     Error::new(
         ErrorCode::Internal,
         format!("an answer to something else: {answer:?}"),

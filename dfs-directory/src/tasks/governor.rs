@@ -2,7 +2,7 @@
 //! time, and does what it says - logs, calls, answers, publishes.
 
 use super::events::{Event, ends_reign, stopping};
-use super::view::{Link, Links, View, now};
+use super::view::{Link, Links, View, clock, now};
 use crate::governor::{self, Action, Answer, Call, Called, Governor, LinkId, Pace, Signs, Ticket};
 use crate::placement::{Placed, PlacementCommand};
 use crate::raft::RaftHandle;
@@ -50,7 +50,7 @@ impl<'a> Driver<'a> {
         Ok(Self {
             raft,
             outlets,
-            core: Governor::new(Pace::default(), placed, now()),
+            core: Governor::new(Pace::default(), placed, now()).at_clock(clock()),
             connections: BTreeMap::new(),
             replies: BTreeMap::new(),
             tickets: 0,
@@ -147,6 +147,10 @@ impl<'a> Driver<'a> {
                 request,
                 ticket: self.ticket(reply),
             },
+            Event::Order { order, reply } => governor::Event::Order {
+                order,
+                ticket: self.ticket(reply),
+            },
             Event::Said(event) => {
                 if matches!(event, governor::Event::Suspect(_)) {
                     self.look_for_ends();
@@ -226,6 +230,7 @@ impl<'a> Driver<'a> {
                 Call::Adopt(r) => Answer::Adopted(ask(connection, r, deadline).await),
                 Call::Equalise(r) => Answer::Equalised(ask(connection, r, deadline).await),
                 Call::Tell(r) => Answer::Told(ask(connection, r, deadline).await),
+                Call::Release(r) => Answer::Released(ask(connection, r, deadline).await),
             };
             Ok(governor::Event::Answered { called, answer })
         });
@@ -247,9 +252,12 @@ impl<'a> Driver<'a> {
         };
         let known = self.core.links().iter();
         let links: Links = known.filter_map(|(s, l)| Some((*s, link(l)?))).collect();
-        self.outlets
-            .view
-            .send_replace(Arc::new(View { placed, links }));
+        let conditions = self.core.conditions().clone();
+        self.outlets.view.send_replace(Arc::new(View {
+            placed,
+            links,
+            conditions,
+        }));
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the tasks know of the cluster at one moment.
 
 use crate::governor::{self, LinkId};
-use crate::placement::Placed;
+use crate::placement::{Conditions, Placed};
+use dfs_proto::attr::Timestamp;
 use dfs_proto::ids::{ServerId, ServerRun};
 use dfs_proto::transport::Connection;
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub(crate) type Links = BTreeMap<ServerId, Link>;
 pub(crate) struct View {
     pub(crate) placed: Arc<Placed>,
     pub(crate) links: Links,
+    pub(crate) conditions: Conditions,
 }
 
 impl View {
@@ -48,4 +50,13 @@ pub(crate) fn now() -> Duration {
         u64::try_from(time.tv_sec).unwrap_or(0),
         u32::try_from(time.tv_nsec).unwrap_or(0),
     )
+}
+
+/// The time of day, as the log's commands carry it.
+pub(super) fn clock() -> Timestamp {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    Timestamp {
+        seconds: time.tv_sec,
+        nanoseconds: u32::try_from(time.tv_nsec).unwrap_or(0),
+    }
 }

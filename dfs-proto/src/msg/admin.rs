@@ -1,7 +1,7 @@
 //! `dfsctl` -> directory.
 
 use super::requests;
-use crate::cluster::{GroupConfig, ServerEntry};
+use crate::cluster::{ClusterSettings, GroupConfig, ServerEntry, ServerLife};
 use crate::ids::{ChunkKey, Epoch, GroupId, InodeId, MemberId, ServerId, SessionId, Version};
 use crate::lock::HeldLock;
 use crate::msg::registry::Space;
@@ -49,6 +49,7 @@ pub struct ListServers;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ServerStatus {
     pub entry: ServerEntry,
+    pub life: ServerLife,
     pub space: Space,
     /// Milliseconds since its last sign of life.
     pub silent_ms: u64,
@@ -100,6 +101,53 @@ pub struct LockStatus {
     pub host: String,
 }
 
+/// What a person wants of a server. Answered when it is logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SetServerLife {
+    pub server: ServerId,
+    pub life: ServerLife,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GetSettings;
+
+/// Answered when they are logged; servers hear of them with their next heartbeat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChangeSettings {
+    pub settings: ClusterSettings,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GetRepair;
+
+/// How far the cluster is from having every copy where it is wanted.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RepairStatus {
+    pub groups: u32,
+    /// Every wanted copy is there, and no other.
+    pub groups_whole: u32,
+    /// Copies are missing.
+    pub groups_degraded: u32,
+    /// A member is being brought up to date.
+    pub groups_joining: u32,
+    /// Wanted on a server that is lost or to be emptied, or with a member that is on its leave.
+    pub groups_moving: u32,
+    /// Nobody serves.
+    pub groups_unavailable: u32,
+    /// Chunks and bytes known to be missing; more may be found while inventories are compared.
+    pub chunks_left: u64,
+    pub bytes_left: u64,
+    pub compared: bool,
+    pub chunks_copied: u64,
+    pub bytes_copied: u64,
+    /// Bytes that were copied in the last second, on all servers.
+    pub bytes_per_second: u64,
+    /// Servers that are gone and still waited for, and for how many seconds more.
+    pub awaited: Vec<(ServerId, u64)>,
+    /// What cannot be repaired as things are, and why.
+    pub stuck: Vec<(GroupId, String)>,
+}
+
 /// Reads and compares every replica of a group; one group a call, so that a call stays short.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VerifyGroup {
@@ -134,4 +182,8 @@ requests! {
     0x0804 ListSessions => Vec<SessionStatus>;
     0x0805 ListLocks => Vec<LockStatus>;
     0x0806 VerifyGroup => Verified;
+    0x0820 SetServerLife => ();
+    0x0821 GetSettings => ClusterSettings;
+    0x0822 ChangeSettings => ();
+    0x0823 GetRepair => RepairStatus;
 }

@@ -73,6 +73,22 @@ pub struct SessionsFenced {
     pub epochs: Vec<(GroupId, Epoch)>,
 }
 
+/// These groups are not this server's any more: epochs without it serve, and nobody wants it in
+/// them. It takes no part in any older epoch from now on, deletes what it holds of them, and
+/// answers when that is durable. A group of which it knows a later epoch is left alone.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct ReleaseGroups {
+    pub configs: Vec<GroupConfig>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct GroupsReleased {
+    /// Of which nothing is left here.
+    pub groups: Vec<GroupId>,
+    /// Chunks that were deleted.
+    pub chunks: u64,
+}
+
 /// Reads and verifies what the server holds of a group, a page at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct VerifyChunks {
@@ -105,4 +121,5 @@ requests! {
     0x0504 CutInode => CutMade;
     0x0505 FenceSessions => SessionsFenced;
     0x0506 VerifyChunks => VerifiedPage;
+    0x0520 ReleaseGroups => GroupsReleased;
 }

@@ -53,10 +53,42 @@ pub struct ServerRegistered {
     pub fenced: Vec<SessionId>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ServerHeartbeat {
     pub run: ServerRun,
     pub space: Space,
+    pub repair: RepairWork,
+}
+
+/// What a server does as a primary to bring members up to date.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RepairWork {
+    /// One for each joining member of each group that it leads.
+    pub joins: Vec<JoinProgress>,
+    /// Bytes copied in the last second.
+    pub bytes_per_second: u64,
+}
+
+/// How far a joining member is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct JoinProgress {
+    pub group: GroupId,
+    pub server: ServerId,
+    /// Its inventory has been compared to the end: the numbers below do not grow any more, but
+    /// for what is written meanwhile.
+    pub compared: bool,
+    /// Chunks that differ and wait to be copied, or are being copied.
+    pub chunks_left: u64,
+    pub bytes_left: u64,
+    pub chunks_copied: u64,
+    pub bytes_copied: u64,
+}
+
+/// What a server is to keep to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Heard {
+    /// Bytes a second that it may copy to joining members; 0 does not limit it.
+    pub repair_rate: u64,
 }
 
 /// A member of a group does not answer, or answered with a disk error.
@@ -79,7 +111,7 @@ pub struct ProposeInSync {
 
 requests! {
     0x0401 RegisterServer => ServerRegistered;
-    0x0402 ServerHeartbeat => ();
+    0x0402 ServerHeartbeat => Heard;
     0x0403 ReportSuspect => ();
     0x0404 ProposeInSync => ();
 }

@@ -31,6 +31,16 @@ impl ChunkStore {
         self.remove_batch(&[key], |_| true, Vec::new())
     }
 
+    /// Removes chunks of a group, a batch, whatever state they are in; how many, and whether
+    /// none is left. Durable when it returns.
+    pub fn release(&self, group: GroupId) -> Result<(usize, bool)> {
+        let _open = self.usable()?;
+        let (chunks, end) = self.catalog().list(group, None, BATCH);
+        let keys: Vec<ChunkKey> = chunks.into_iter().map(|(key, _)| key).collect();
+        self.remove_batch(&keys, |_| true, Vec::new())?;
+        Ok((keys.len(), end))
+    }
+
     /// Makes a cut in the chunks of `groups`: everything of the inode from byte `from` on is
     /// gone, and so is every older generation. Durable when it returns; done once, a repeat
     /// does nothing. Chunks of this or a later generation are left alone.

@@ -24,11 +24,19 @@ const FENCE_TASKS_MAX: usize = 1024;
 /// An `AdoptEpochs` that is not answered yet.
 #[derive(Clone, Hash, Debug)]
 pub(super) struct Adoption {
-    caller: Caller,
+    what: AdoptFor,
     groups: Vec<GroupId>,
     fenced: Vec<SessionId>,
     /// What the disk is at, if it is.
     putting: Option<Vec<(GroupId, Epoch)>>,
+}
+
+/// Who waits for an adoption.
+#[derive(Clone, Copy, Hash, Debug)]
+enum AdoptFor {
+    Caller(Caller),
+    /// A release of groups, by its number.
+    Release(u64),
 }
 
 /// A `FenceSessions` that is not answered yet.
@@ -45,24 +53,10 @@ impl ReplicaCore {
         self.drop_fenced_waiters();
         let groups: Vec<GroupId> = request.configs.iter().map(|c| c.group).collect();
         for config in request.configs {
-            let id = config.group;
-            match self.groups.get_mut(&id) {
-                Some(g) if config.epoch <= g.epoch() => continue,
-                Some(_) => {}
-                None => {
-                    let mut nothing = config.clone();
-                    nothing.epoch = Epoch(0);
-                    nothing.members.clear();
-                    self.groups.insert(id, Group::remembered(nothing));
-                }
-            }
-            self.leave_epoch(id, config.epoch);
-            if let Some(g) = self.groups.get_mut(&id) {
-                g.enter(config, self.me);
-            }
+            self.enter_epoch(config);
         }
         let adoption = Adoption {
-            caller,
+            what: AdoptFor::Caller(caller),
             groups,
             fenced: request.fenced,
             putting: None,
@@ -72,6 +66,39 @@ impl ReplicaCore {
         self.put_drained_adoptions();
         self.end_fences();
         self.start_waiting_cuts(h);
+    }
+
+    /// Adopts the epochs of these groups that were entered for a release.
+    pub(super) fn adopt_for_release(&mut self, number: u64, groups: Vec<GroupId>) {
+        let adoption = Adoption {
+            what: AdoptFor::Release(number),
+            groups,
+            fenced: Vec::new(),
+            putting: None,
+        };
+        let id = self.next_id();
+        self.adoptions.insert(id, adoption);
+        self.put_drained_adoptions();
+    }
+
+    /// Refuses everything before this epoch from now on; `false` if it is not a later one.
+    pub(super) fn enter_epoch(&mut self, config: GroupConfig) -> bool {
+        let id = config.group;
+        match self.groups.get_mut(&id) {
+            Some(g) if config.epoch <= g.epoch() => return false,
+            Some(_) => {}
+            None => {
+                let mut nothing = config.clone();
+                nothing.epoch = Epoch(0);
+                nothing.members.clear();
+                self.groups.insert(id, Group::remembered(nothing));
+            }
+        }
+        self.leave_epoch(id, config.epoch);
+        if let Some(g) = self.groups.get_mut(&id) {
+            g.enter(config, self.me);
+        }
+        true
     }
 
     /// Ends everything of a group's present epoch: callers are told to ask again, replies that
@@ -162,7 +189,10 @@ impl ReplicaCore {
         };
         if let Err(error) = result {
             log::error!("epochs could not be made durable: {error}; they are not adopted");
-            return self.refuse(adoption.caller, error);
+            return match adoption.what {
+                AdoptFor::Caller(caller) => self.refuse(caller, error),
+                AdoptFor::Release(number) => self.release_adopted(number, Err(error)),
+            };
         }
         // Another adoption may have entered a later epoch meanwhile: that one is not durable.
         for (group, epoch) in adoption.putting.into_iter().flatten() {
@@ -178,8 +208,13 @@ impl ReplicaCore {
             .iter()
             .filter_map(|id| Some((*id, self.groups.get(id)?.durable)))
             .collect();
-        let adopted = Response::Adopted(EpochsAdopted { epochs });
-        self.answer(adoption.caller, Ok(adopted), Payload::default());
+        match adoption.what {
+            AdoptFor::Caller(caller) => {
+                let adopted = Response::Adopted(EpochsAdopted { epochs });
+                self.answer(caller, Ok(adopted), Payload::default());
+            }
+            AdoptFor::Release(number) => self.release_adopted(number, Ok(())),
+        }
         self.end_fences();
     }
 

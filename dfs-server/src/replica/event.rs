@@ -13,7 +13,7 @@ use dfs_proto::layout::FileLayout;
 use dfs_proto::msg::chunk::{ChunkRead, ChunkWritten, ReadChunk, SyncChunks, WriteChunk};
 use dfs_proto::msg::control::{
     AdoptEpochs, CutInode, CutMade, EpochsAdopted, EpochsEffective, EqualiseGroups, FenceSessions,
-    GroupsEqualised, SessionsFenced,
+    GroupsEqualised, GroupsReleased, ReleaseGroups, SessionsFenced,
 };
 use dfs_proto::msg::peer::{
     ChunkImage, ChunkPage, Committed, FetchChunk, FloorPage, ForwardWrite, Forwarded,
@@ -54,6 +54,7 @@ pub enum Request {
     Effective(EpochsEffective),
     Cut(CutInode),
     Fence(FenceSessions),
+    Release(ReleaseGroups),
     Forward(ForwardWrite),
     Marks(GetMarks),
     List(ListChunks),
@@ -78,6 +79,7 @@ pub enum Response {
     Equalised(GroupsEqualised),
     Cut(CutMade),
     Fenced(SessionsFenced),
+    Released(GroupsReleased),
     Forwarded(Forwarded),
     Marks(GroupMarks),
     Page(ChunkPage),
@@ -221,6 +223,12 @@ pub enum DiskOp {
     Check {
         key: ChunkKey,
     },
+    /// Removes chunks of a group that is not this server's any more, as many as are quickly
+    /// done, and with the last ones its floors of epochs before this one.
+    Release {
+        group: GroupId,
+        epoch: Epoch,
+    },
 }
 
 /// What a disk operation gave.
@@ -231,4 +239,9 @@ pub enum DiskDone {
     Image(ChunkImage, Payload),
     /// `None`: a hole.
     Checked(Option<CheckedCopy>),
+    /// So many chunks were removed, and whether none is left.
+    Released {
+        chunks: u32,
+        end: bool,
+    },
 }

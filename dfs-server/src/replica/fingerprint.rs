@@ -26,6 +26,7 @@ impl ReplicaCore {
         }
         self.adoptions.values().for_each(|a| a.hash(hasher));
         self.fence_tasks.values().for_each(|t| t.hash(hasher));
+        self.releases.values().for_each(|r| r.hash(hasher));
         self.batches.hash(hasher);
         self.disks.values().for_each(|d| d.hash(hasher));
         // Their order is that of the numbers, which means nothing.

@@ -12,6 +12,10 @@ use dfs_proto::msg::peer::{ChunkState, WriteRecord};
 pub trait Holdings {
     /// State of a chunk, `None` for a hole.
     fn chunk(&self, key: ChunkKey) -> Option<ChunkState>;
+    /// Bytes stored of a chunk, for limits and progress; 0 for a hole, or if nobody counts.
+    fn chunk_bytes(&self, _key: ChunkKey) -> u64 {
+        0
+    }
     /// The last write of a session that was applied to the chunk.
     fn record(&self, key: ChunkKey, session: SessionId) -> Result<Option<WriteRecord>, Error>;
     /// The generation below which requests for the inode are refused; 0 if none is kept.

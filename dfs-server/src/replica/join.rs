@@ -7,7 +7,7 @@
 
 use super::equalise::compare_pages;
 use super::event::{Action, Request, Response};
-use super::group::{Role, Stage};
+use super::group::{Group, Role, Stage};
 use super::holdings::Holdings;
 use super::lane::{CopyOp, Op, Purpose};
 use super::primary::does_not_fit;
@@ -15,6 +15,7 @@ use super::{RETRY_AFTER, ReplicaCore, SendFor};
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{ChunkKey, Epoch, GroupId, InodeId, ServerId, ServerRun};
 use dfs_proto::msg::peer::{InstallFloors, ListChunks, SyncGroup};
+use dfs_proto::msg::registry::JoinProgress;
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::REQUEST_DEADLINE;
 use std::collections::BTreeSet;
@@ -57,9 +58,40 @@ pub(super) struct Join {
     /// Chunks to be copied.
     differing: BTreeSet<ChunkKey>,
     copying: BTreeSet<ChunkKey>,
+    done: Done,
+}
+
+/// What was found to differ, and what was copied, for those who look on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    bytes_found: u64,
+    chunks: u64,
+    bytes: u64,
 }
 
 impl Join {
+    /// A chunk of so many bytes is to be copied.
+    fn found(&mut self, key: ChunkKey, bytes: u64) {
+        if self.differing.insert(key) {
+            self.done.bytes_found += bytes;
+        }
+    }
+
+    fn progress(&self, group: GroupId) -> JoinProgress {
+        JoinProgress {
+            group,
+            server: self.run.server,
+            compared: !matches!(
+                self.phase,
+                Phase::Floors(_) | Phase::Compare(..) | Phase::Broken(_)
+            ),
+            chunks_left: (self.differing.len() + self.copying.len()) as u64,
+            bytes_left: self.done.bytes_found.saturating_sub(self.done.bytes),
+            chunks_copied: self.done.chunks,
+            bytes_copied: self.done.bytes,
+        }
+    }
+
     /// Whether it receives the writes.
     pub(super) fn in_set(&self) -> bool {
         !matches!(self.phase, Phase::Broken(_))
@@ -105,7 +137,7 @@ impl ReplicaCore {
         let attempt = self.next_id();
         // Writes in progress are not sent to it: their chunks are to be copied whatever the
         // comparison says.
-        let differing = self
+        let differing: BTreeSet<ChunkKey> = self
             .lanes
             .iter()
             .filter(|(_, lane)| match &lane.current {
@@ -119,6 +151,10 @@ impl ReplicaCore {
                 run,
                 attempt,
                 phase: Phase::Floors(None),
+                done: Done {
+                    bytes_found: differing.iter().map(|key| h.chunk_bytes(*key)).sum(),
+                    ..Done::default()
+                },
                 differing,
                 copying: BTreeSet::new(),
             };
@@ -153,7 +189,7 @@ impl ReplicaCore {
             return;
         };
         if does_not_fit(error) || error.code == ErrorCode::StaleGeneration {
-            join.differing.insert(key);
+            join.found(key, 0);
         } else {
             self.join_failed(group, run.server, error);
         }
@@ -267,7 +303,9 @@ impl ReplicaCore {
             (Response::Page(page), Phase::Compare(after, true)) => {
                 let (ours, end) = h.chunks(group, after, PAGE);
                 let (differing, next) = compare_pages(&ours, end, &page.chunks, page.end);
-                join.differing.extend(differing);
+                for key in differing {
+                    join.found(key, h.chunk_bytes(key));
+                }
                 join.phase = match next {
                     Some(key) => Phase::Compare(Some(key), false),
                     None => Phase::Copy,
@@ -298,21 +336,19 @@ impl ReplicaCore {
             .map(|join| join.copying.len())
             .sum();
         let room = COPIES_IN_ALL_MAX.saturating_sub(running);
+        let now = self.now;
+        let mut budget = std::mem::take(&mut self.budget);
+        let keys = self.next_copies(group, server, room, |key| {
+            let open = budget.is_open(now);
+            if open {
+                budget.charge(h.chunk_bytes(key));
+            }
+            open
+        });
+        self.budget = budget;
         let Some((join, epoch)) = self.join(group, server) else {
             return;
         };
-        if !join.in_set() {
-            return;
-        }
-        let mut keys = Vec::new();
-        while join.copying.len() < COPIES_MAX
-            && keys.len() < room
-            && let Some(key) = join.differing.difference(&join.copying).next().copied()
-        {
-            join.differing.remove(&key);
-            join.copying.insert(key);
-            keys.push(key);
-        }
         let run = join.run;
         for key in keys {
             let op = CopyOp {
@@ -328,6 +364,42 @@ impl ReplicaCore {
             };
             self.enqueue(key, Op::Copy(op), h);
         }
+    }
+
+    /// Takes chunks that may be copied now out of those that differ.
+    fn next_copies(
+        &mut self,
+        group: GroupId,
+        server: ServerId,
+        room: usize,
+        mut may_begin: impl FnMut(ChunkKey) -> bool,
+    ) -> Vec<ChunkKey> {
+        let mut keys = Vec::new();
+        let Some((join, _)) = self.join(group, server) else {
+            return keys;
+        };
+        if !join.in_set() {
+            return keys;
+        }
+        while join.copying.len() < COPIES_MAX
+            && keys.len() < room
+            && let Some(key) = join.differing.difference(&join.copying).next().copied()
+            && may_begin(key)
+        {
+            join.differing.remove(&key);
+            join.copying.insert(key);
+            keys.push(key);
+        }
+        keys
+    }
+
+    /// How far all joining members are.
+    pub(super) fn join_progress(&self) -> Vec<JoinProgress> {
+        let of = |(id, group): (&GroupId, &Group)| {
+            let joins = group.joins.values().map(|join| join.progress(*id));
+            joins.collect::<Vec<_>>()
+        };
+        self.groups.iter().flat_map(of).collect()
     }
 
     pub(super) fn chunk_joined(
@@ -346,6 +418,12 @@ impl ReplicaCore {
             return;
         }
         join.copying.remove(&key);
+        if error.is_none() {
+            let bytes = h.chunk_bytes(key);
+            join.done.chunks += 1;
+            join.done.bytes += bytes;
+            self.budget.copied(bytes);
+        }
         if let Some(error) = error {
             if error.code == ErrorCode::Rotten && h.chunk(key).is_some_and(|s| s.damaged) {
                 self.found_rotten(key, group, &error, h);

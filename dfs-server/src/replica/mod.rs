@@ -17,12 +17,15 @@
 //! | `equalise` | making the members of a new epoch equal |
 //! | `scrub` | comparing the copies of a chunk, replacing wrong ones |
 //! | `join` | bringing a joining member up to date |
+//! | `budget` | how fast |
+//! | `release` | deleting what is held of groups that this server left |
 //! | `fingerprint` | telling states apart, for the exploration |
 //!
 //! The rules (R1-R11) are described in `docs/replication.md`.
 
 mod adopt;
 mod backup;
+mod budget;
 mod cut;
 mod equalise;
 mod event;
@@ -35,6 +38,7 @@ mod lane;
 mod planted;
 mod primary;
 mod reader;
+mod release;
 mod scrub;
 #[cfg(test)]
 mod tests;
@@ -46,17 +50,20 @@ pub use planted::Planted;
 pub use scrub::{ScrubChunk, ScrubKeys, ScrubPage, Scrubbed};
 
 use adopt::{Adoption, FenceTask};
+use budget::Budget;
 use cut::CutGate;
 use dfs_proto::cluster::GroupConfig;
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{
     ChunkKey, Epoch, GroupId, Incarnation, InodeId, ServerId, ServerRun, SessionId, Version,
 };
+use dfs_proto::msg::registry::RepairWork;
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::FORWARD_DEADLINE;
 use equalise::EqualiseBatch;
 use group::{Group, Role, Stage};
 use lane::{LANE_BYTES_MAX, LANE_MAX, Lane, Op};
+use release::Release;
 use scrub::{Checking, Listing, Mending};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -120,6 +127,10 @@ enum DiskFor {
     OldFloors {
         group: GroupId,
         epoch: Epoch,
+    },
+    Release {
+        number: u64,
+        group: GroupId,
     },
 }
 
@@ -203,6 +214,7 @@ pub struct ReplicaCore {
     cuts: BTreeMap<InodeId, CutGate>,
     adoptions: BTreeMap<u64, Adoption>,
     fence_tasks: BTreeMap<u64, FenceTask>,
+    releases: BTreeMap<u64, Release>,
     batches: Vec<EqualiseBatch>,
     transfers: BTreeMap<u64, Transfer>,
     listings: BTreeMap<u64, Listing>,
@@ -212,6 +224,7 @@ pub struct ReplicaCore {
     disks: BTreeMap<Token, PendingDisk>,
     sends: BTreeMap<Token, SendFor>,
     last_id: u64,
+    budget: Budget,
     out: Vec<Action>,
 }
 
@@ -233,6 +246,7 @@ impl ReplicaCore {
             cuts: BTreeMap::new(),
             adoptions: BTreeMap::new(),
             fence_tasks: BTreeMap::new(),
+            releases: BTreeMap::new(),
             batches: Vec::new(),
             transfers: BTreeMap::new(),
             listings: BTreeMap::new(),
@@ -241,6 +255,7 @@ impl ReplicaCore {
             disks: BTreeMap::new(),
             sends: BTreeMap::new(),
             last_id: 0,
+            budget: Budget::default(),
             out: Vec::new(),
         }
     }
@@ -275,6 +290,19 @@ impl ReplicaCore {
     /// The durable epochs, ordered by group: what a registration names.
     pub fn epochs(&self) -> Vec<(GroupId, Epoch)> {
         self.groups.iter().map(|(id, g)| (*id, g.durable)).collect()
+    }
+
+    /// Limits what is copied to joining members, in bytes a second; 0 does not.
+    pub fn limit_repair(&mut self, bytes_per_second: u64) {
+        self.budget.set_rate(bytes_per_second);
+    }
+
+    /// What this server does to bring members up to date.
+    pub fn repair_work(&self) -> RepairWork {
+        RepairWork {
+            joins: self.join_progress(),
+            bytes_per_second: self.budget.bytes_per_second(),
+        }
     }
 
     /// What is known of a group.
@@ -326,6 +354,7 @@ impl ReplicaCore {
             (Request::Effective(r), Sender::Directory) => self.effective(caller, r, h),
             (Request::Cut(r), Sender::Directory) => self.cut(caller, r, h),
             (Request::Fence(r), Sender::Directory) => self.fence(caller, r, h),
+            (Request::Release(r), Sender::Directory) => self.release_groups(caller, r, h),
             (Request::Forward(r), Sender::Server(run)) => {
                 self.forwarded(caller, run, r, payload, h)
             }
@@ -387,6 +416,7 @@ impl ReplicaCore {
                 self.scrub_read(check.key, id, own, found, h);
             }
             DiskFor::OwnFloors { group, epoch } => self.own_floors_kept(group, epoch, result),
+            DiskFor::Release { number, group } => self.release_ended(number, group, result),
             DiskFor::OldFloors { group, epoch } => {
                 self.old_floors_dropped(group, epoch, result, h);
             }
@@ -431,6 +461,8 @@ impl ReplicaCore {
 
     fn tick(&mut self, h: &dyn Holdings) {
         self.retry_forwards();
+        let now = self.now;
+        self.budget.measure(now);
         self.tick_joins(h);
         self.tell_committed();
     }

@@ -212,11 +212,13 @@ impl DirectoryLink {
                         let directory = self.directory.clone();
                         elsewhere.spawn(leader_elsewhere(directory, self.identity.clone()));
                     }
-                    let beat = ServerHeartbeat { run, space: self.space() };
-                    let connection = connection.clone();
+                    let repair = self.driver.repair_work();
+                    let beat = ServerHeartbeat { run, space: self.space(), repair };
+                    let (connection, driver) = (connection.clone(), self.driver.clone());
                     answers.spawn(async move {
                         let nothing = Payload::default();
-                        connection.call(&beat, nothing, SERVER_SILENT * 4).await.map(|_| ())
+                        let answer = connection.call(&beat, nothing, SERVER_SILENT * 4).await;
+                        answer.map(|(answer, _)| driver.heard(answer))
                     });
                 }
                 Some(notice) = self.notices.recv() => {

@@ -37,6 +37,10 @@ impl Holdings for StoreHoldings<'_> {
         self.0.state(key).map(|state| wire_state(key, &state))
     }
 
+    fn chunk_bytes(&self, key: ChunkKey) -> u64 {
+        self.0.state(key).map_or(0, |state| u64::from(state.len))
+    }
+
     fn record(&self, key: ChunkKey, session: SessionId) -> Result<Option<WriteRecord>, Error> {
         Ok(self.0.record(key, session)?)
     }
@@ -90,6 +94,7 @@ pub(super) fn is_short(store: &ChunkStore, op: &DiskOp) -> bool {
         | DiskOp::DropFloors { .. }
         | DiskOp::Fetch { .. }
         | DiskOp::Install { .. }
+        | DiskOp::Release { .. }
         | DiskOp::AdoptTorn { .. }
         | DiskOp::Check { .. } => false,
     }
@@ -103,6 +108,7 @@ pub(super) fn is_long(op: &DiskOp) -> bool {
         | DiskOp::SyncGroup { .. }
         | DiskOp::Fetch { .. }
         | DiskOp::Install { .. }
+        | DiskOp::Release { .. }
         | DiskOp::AdoptTorn { .. }
         | DiskOp::Check { .. } => true,
         DiskOp::Read { .. }
@@ -201,6 +207,16 @@ pub(super) fn perform(store: &ChunkStore, op: &DiskOp) -> Result<DiskDone, Error
         }
         DiskOp::AdoptTorn { key } => {
             store.adopt_torn(*key)?;
+        }
+        DiskOp::Release { group, epoch } => {
+            let (chunks, end) = store.release(*group)?;
+            if end {
+                store.drop_floors(*group, *epoch)?;
+            }
+            return Ok(DiskDone::Released {
+                chunks: chunks as u32,
+                end,
+            });
         }
     }
     Ok(DiskDone::Done)

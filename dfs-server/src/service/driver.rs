@@ -15,6 +15,7 @@ use crate::replica::{
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{ChunkKey, Epoch, GroupId, ServerRun, Version};
 use dfs_proto::msg::control::VerifyChunks;
+use dfs_proto::msg::registry::{Heard, RepairWork};
 use dfs_proto::payload::Payload;
 use dfs_proto::transport::Incoming;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -187,6 +188,16 @@ impl Driver {
             let page = verify::page(&store, request);
             incoming.answer::<VerifyChunks>(Ok(page), Payload::default());
         });
+    }
+
+    /// What this server does to bring members up to date, for a heartbeat.
+    pub(super) fn repair_work(&self) -> RepairWork {
+        self.inner().core.repair_work()
+    }
+
+    /// What the directory wants this server to keep to.
+    pub(super) fn heard(&self, heard: Heard) {
+        self.inner().core.limit_repair(heard.repair_rate);
     }
 
     /// The durable epochs, for a registration.

@@ -8,7 +8,8 @@ use dfs_proto::ids::SessionId;
 use dfs_proto::msg::Request as _;
 use dfs_proto::msg::chunk::{BindSession, ReadChunk, SyncChunks, WriteChunk};
 use dfs_proto::msg::control::{
-    AdoptEpochs, CutInode, EpochsEffective, EqualiseGroups, FenceSessions, VerifyChunks,
+    AdoptEpochs, CutInode, EpochsEffective, EqualiseGroups, FenceSessions, ReleaseGroups,
+    VerifyChunks,
 };
 use dfs_proto::msg::peer::{
     Committed, FetchChunk, ForwardWrite, GetChunkStates, GetMarks, InstallChunk, InstallFloors,
@@ -150,6 +151,7 @@ fn decode(incoming: &Incoming, from: Sender) -> Option<Result<Request, Error>> {
             EpochsEffective => Effective,
             CutInode => Cut,
             FenceSessions => Fence,
+            ReleaseGroups => Release,
         },
         Sender::Server(_) => one_of! {
             ForwardWrite => Forward,
@@ -180,6 +182,7 @@ pub(super) fn answer(incoming: Incoming, result: Result<Response, Error>, payloa
         Response::Adopted(adopted) => incoming.answer::<AdoptEpochs>(Ok(adopted), payload),
         Response::Equalised(groups) => incoming.answer::<EqualiseGroups>(Ok(groups), payload),
         Response::Cut(made) => incoming.answer::<CutInode>(Ok(made), payload),
+        Response::Released(released) => incoming.answer::<ReleaseGroups>(Ok(released), payload),
         Response::Fenced(fenced) => incoming.answer::<FenceSessions>(Ok(fenced), payload),
         Response::Forwarded(forwarded) => incoming.answer::<ForwardWrite>(Ok(forwarded), payload),
         Response::Marks(marks) => incoming.answer::<GetMarks>(Ok(marks), payload),

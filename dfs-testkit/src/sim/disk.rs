@@ -218,6 +218,22 @@ impl Disk {
                         .fold(0, |sum: u32, block| sum.rotate_left(1) ^ block)),
                 }
             }))),
+            DiskOp::Release { group, epoch } => Ok(self.release(group, epoch)),
+        }
+    }
+
+    /// Removes a chunk of a group that is not this server's any more, or its floors.
+    fn release(&mut self, group: GroupId, epoch: Epoch) -> DiskDone {
+        let (held, _) = self.chunks(group, None, 1);
+        match held.first() {
+            Some(state) => self.change(state.key, group, None),
+            None => self
+                .floors
+                .retain(|(of, _), (_, made)| *of != group || *made >= epoch),
+        }
+        DiskDone::Released {
+            chunks: held.len() as u32,
+            end: held.is_empty(),
         }
     }
 

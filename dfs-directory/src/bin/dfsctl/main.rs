@@ -1,6 +1,8 @@
-//! `dfsctl`: looks inside a cluster. It asks the directory and changes nothing.
+//! `dfsctl`: looks inside a cluster, and says which servers and settings are to be used.
 
 mod client;
+mod manage;
+mod repair;
 mod show;
 mod verify;
 
@@ -16,10 +18,10 @@ use std::process::ExitCode;
 const FAULTS: u8 = 1;
 const FAILED: u8 = 2;
 
-/// Looks inside a dfs cluster.
+/// Looks inside a dfs cluster, and manages its servers.
 ///
-/// Exits with 0 when the answer is there, with 1 when `verify` found faults, with 2 when the
-/// cluster could not be asked.
+/// Exits with 0 when the answer is there, with 1 when `verify` found faults or `repair` is under
+/// way, with 2 when the cluster could not be asked or cannot be repaired.
 #[derive(Debug, Parser)]
 #[command(name = "dfsctl", version)]
 struct Options {
@@ -57,6 +59,18 @@ enum Question {
         #[command(subcommand)]
         order: Option<DirectoryOrder>,
     },
+    /// How far the cluster is from having every copy. Exits with 0 when all are there, 1 while
+    /// they are being made, 2 when that cannot be done (it says why).
+    Repair {
+        /// Shows progress until nothing is left to do.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Empties, gives up or uses a server. SERVER is its number or its address.
+    #[command(subcommand)]
+    Server(manage::ServerOrder),
+    /// Shows the cluster's settings, and changes those that are named.
+    Set(manage::Changes),
     /// Reads every replica of every chunk, checks and compares them.
     Verify {
         /// Only this group.
@@ -111,6 +125,9 @@ async fn answer(options: &Options) -> Result<ExitCode, String> {
             client.ask(&RemoveMember { member }).await?;
             format!("{member} is being taken out; see `dfsctl status`\n")
         }
+        Question::Repair { watch } => return repair::run(&client, *watch, json).await,
+        Question::Server(order) => manage::server(&client, order).await?,
+        Question::Set(changes) => manage::set(&client, changes, json).await?,
         Question::Verify { group } => {
             let report = verify::run(&client, *group).await?;
             print(&verify::show(&report, json))?;
@@ -127,7 +144,7 @@ async fn answer(options: &Options) -> Result<ExitCode, String> {
 }
 
 /// A reader that has enough (`dfsctl groups | head`) is no fault of ours.
-fn print(text: &str) -> Result<(), String> {
+pub(crate) fn print(text: &str) -> Result<(), String> {
     use std::io::Write;
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.to_string()),

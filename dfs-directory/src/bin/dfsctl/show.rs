@@ -1,6 +1,6 @@
 //! Answers as tables for people and as JSON for programs.
 
-use dfs_proto::cluster::{GroupConfig, MemberState};
+use dfs_proto::cluster::{GroupConfig, MemberState, ServerLife};
 use dfs_proto::lock::{LockKind, LockRange, LockSpace};
 use dfs_proto::msg::admin::{
     GroupStatus, LockStatus, MemberStatus, ServerStatus, SessionStatus, Status,
@@ -111,6 +111,14 @@ pub(crate) fn status(status: &Status, json: bool) -> String {
     text
 }
 
+fn life(life: ServerLife) -> &'static str {
+    match life {
+        ServerLife::Active => "active",
+        ServerLife::Draining => "draining",
+        ServerLife::Removed => "removed",
+    }
+}
+
 pub(crate) fn servers(servers: &[ServerStatus], json: bool) -> String {
     if json {
         let servers: Vec<Value> = servers
@@ -121,6 +129,7 @@ pub(crate) fn servers(servers: &[ServerStatus], json: bool) -> String {
                     "incarnation": format!("{:016x}", server.entry.run.incarnation.0),
                     "address": server.entry.address,
                     "alive": server.entry.alive,
+                    "life": life(server.life),
                     "silent_ms": (server.silent_ms != u64::MAX).then_some(server.silent_ms),
                     "total_bytes": server.space.total_bytes,
                     "free_bytes": server.space.free_bytes,
@@ -141,7 +150,12 @@ pub(crate) fn servers(servers: &[ServerStatus], json: bool) -> String {
             };
             vec![
                 server.entry.run.server.0.to_string(),
-                if server.entry.alive { "alive" } else { "gone" }.to_owned(),
+                match server.life {
+                    ServerLife::Active if server.entry.alive => "alive".to_owned(),
+                    ServerLife::Active => "gone".to_owned(),
+                    other if server.entry.alive => life(other).to_owned(),
+                    other => format!("{}, gone", life(other)),
+                },
                 server.entry.address.clone(),
                 heard,
                 bytes(server.space.free_bytes),
@@ -358,7 +372,7 @@ fn range(range: &LockRange) -> String {
 }
 
 /// Three significant digits and a binary unit.
-fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if count < 1024 {
         return format!("{count} B");
@@ -501,6 +515,7 @@ mod tests {
                 address: "h:1".into(),
                 alive: false,
             },
+            life: ServerLife::Active,
             space: Space::default(),
             silent_ms: u64::MAX,
             groups: 64,

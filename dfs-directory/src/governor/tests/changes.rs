@@ -129,11 +129,12 @@ fn a_silent_server_is_gone_and_its_heartbeats_are_refused() {
         request: ServerHeartbeat {
             run: silent.run,
             space: Default::default(),
+            repair: Default::default(),
         },
         ticket,
     });
     let refused = match world.replies.get(&ticket) {
-        Some(Reply::Done(Err(e))) => e.code,
+        Some(Reply::Heard(Err(e))) => e.code,
         other => panic!("{other:?}"),
     };
     assert_eq!(refused, ErrorCode::NotRegistered);

@@ -1,4 +1,5 @@
 //! The governor in virtual time, over the real tables, with servers that do as they are told.
 
 mod changes;
+mod moves;
 mod world;

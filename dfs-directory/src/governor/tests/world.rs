@@ -9,9 +9,9 @@ use dfs_proto::attr::Timestamp;
 use dfs_proto::cluster::GroupConfig;
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{ClusterId, Epoch, GroupId, Incarnation, NodeId, ServerId, ServerRun};
-use dfs_proto::msg::control::{EpochsAdopted, GroupsEqualised};
+use dfs_proto::msg::control::{EpochsAdopted, GroupsEqualised, GroupsReleased};
 use dfs_proto::msg::registry::{
-    DataDirPast, ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, Space,
+    DataDirPast, ProposeInSync, RegisterServer, RepairWork, ReportSuspect, ServerHeartbeat, Space,
 };
 use dfs_proto::timing::SERVER_HEARTBEAT;
 use std::collections::BTreeMap;
@@ -25,6 +25,7 @@ pub(super) struct Played {
     link: LinkId,
     pub(super) configs: BTreeMap<GroupId, GroupConfig>,
     pub(super) told: BTreeMap<GroupId, Epoch>,
+    pub(super) released: Vec<(GroupId, Epoch)>,
     beats: Duration,
     /// Gives signs of life, but leaves calls unanswered.
     pub(super) deaf: bool,
@@ -148,6 +149,7 @@ impl World {
             link,
             configs: old.map(|old| old.configs).unwrap_or_default(),
             told: BTreeMap::new(),
+            released: Vec::new(),
             beats: self.now + SERVER_HEARTBEAT,
             deaf: false,
             idle: false,
@@ -244,6 +246,7 @@ impl World {
                 Call::Adopt(_) => Answer::Adopted(Err(gone())),
                 Call::Equalise(_) => Answer::Equalised(Err(gone())),
                 Call::Tell(_) => Answer::Told(Err(gone())),
+                Call::Release(_) => Answer::Released(Err(gone())),
             });
         };
         if server.deaf {
@@ -266,6 +269,18 @@ impl World {
             Call::Tell(tell) => {
                 server.told.extend(tell.groups);
                 Answer::Told(Ok(()))
+            }
+            Call::Release(release) => {
+                let groups: Vec<GroupId> = release.configs.iter().map(|c| c.group).collect();
+                for config in release.configs {
+                    let known = server.configs.remove(&config.group);
+                    assert!(
+                        known.is_none_or(|k| k.epoch < config.epoch),
+                        "it is a member"
+                    );
+                    server.released.push((config.group, config.epoch));
+                }
+                Answer::Released(Ok(GroupsReleased { groups, chunks: 0 }))
             }
         })
     }
@@ -315,7 +330,11 @@ impl World {
         for (link, run) in beating {
             let ticket = Ticket(self.number());
             let space = space();
-            let request = ServerHeartbeat { run, space };
+            let request = ServerHeartbeat {
+                run,
+                space,
+                repair: RepairWork::default(),
+            };
             self.governor.take(
                 now,
                 Event::Heartbeat {

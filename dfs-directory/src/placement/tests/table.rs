@@ -16,8 +16,14 @@ struct Line {
 }
 
 fn server(token: &str) -> ServerId {
+    let token = token.trim_start_matches('(');
     let letter = token.bytes().next().expect("a member has a letter");
     ServerId(u32::from(letter - b'A') + 1)
+}
+
+/// A server that the group wants, and that its epoch does not name yet: `(D)`.
+fn is_wanted_only(token: &str) -> bool {
+    token.starts_with('(')
 }
 
 /// The run of a token: the first one, or with `'` the one after a restart.
@@ -31,7 +37,7 @@ fn run(token: &str) -> ServerRun {
 fn members(cell: &str) -> (Vec<GroupMember>, Option<ServerId>) {
     let mut primary = None;
     let mut members = Vec::new();
-    for token in cell.split_whitespace() {
+    for token in cell.split_whitespace().filter(|t| !is_wanted_only(t)) {
         let state = match token.chars().last() {
             Some('~') => MemberState::Joining,
             Some('-') => MemberState::Offline,
@@ -99,7 +105,14 @@ fn parse(text: &str) -> Line {
         None => (now, Equalise::Marked),
     };
     let (present, primary) = members(now);
-    let home: Vec<ServerId> = present.iter().map(|m| m.run.server).collect();
+    // `^`: not wanted any more.
+    let wanted = now.split_whitespace().filter(|token| !token.contains('^'));
+    let home: Vec<ServerId> = wanted.map(server).collect();
+    let named: Vec<ServerId> = now.split_whitespace().map(server).collect();
+    let known: Vec<ServerId> = match served {
+        "=" | "none" => named,
+        served => served.split_whitespace().map(server).chain(named).collect(),
+    };
     let mut last = config(NOW, present, primary);
     last.equalise = owed;
     let effective = match served {
@@ -145,7 +158,7 @@ fn parse(text: &str) -> Line {
             effective,
             lost: lost(there),
         },
-        servers: servers(&home, there),
+        servers: servers(&known, there),
         event,
         expected,
     }

@@ -16,8 +16,8 @@ use dfs_proto::msg::control::{
     GroupsEqualised, SessionsFenced,
 };
 use dfs_proto::msg::registry::{
-    DataDirPast, ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, ServerRegistered,
-    Space,
+    DataDirPast, ProposeInSync, RegisterServer, RepairWork, ReportSuspect, ServerHeartbeat,
+    ServerRegistered, Space,
 };
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::SERVER_HEARTBEAT;
@@ -270,6 +270,7 @@ impl Server {
             let request = ServerHeartbeat {
                 run,
                 space: request.space,
+                repair: RepairWork::default(),
             };
             loop {
                 tokio::time::sleep(SERVER_HEARTBEAT).await;

@@ -183,6 +183,21 @@ impl MemoryStore {
                 });
                 Ok(DiskDone::Checked(copy))
             }
+            DiskOp::Release { group, epoch } => {
+                // One at a time, so that something can come between.
+                let held = self.chunks.iter().filter(|(_, c)| c.group == group);
+                let keys: Vec<ChunkKey> = held.map(|(key, _)| *key).collect();
+                let chunks = keys.first().map_or(0, |key| {
+                    self.chunks.remove(key);
+                    1
+                });
+                let end = keys.len() <= 1;
+                if end {
+                    self.floors
+                        .retain(|(id, _), (_, made)| *id != group || *made >= epoch);
+                }
+                Ok(DiskDone::Released { chunks, end })
+            }
             DiskOp::AdoptTorn { key } => {
                 if let Some(chunk) = self.chunks.get_mut(&key) {
                     chunk.damaged = false;
