@@ -62,6 +62,9 @@ pub struct FileAttr {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SizeTimes {
     pub size: u64,
+    /// Of the data that the size is of. A size from before a cut says nothing about what the cut
+    /// has left, however late it arrives.
+    pub generation: Generation,
     pub modified: Option<Timestamp>,
     pub accessed: Option<Timestamp>,
     /// Whether data was written since the last push: mtime then becomes `modified`, or the

@@ -66,7 +66,8 @@ fn check_regular(record: &InodeRecord) -> Result<(), ErrorCode> {
 /// Takes over what the holder of the exclusive lease knows.
 ///
 /// The size never goes down by a push: shrinking is `set`, with its cut; a smaller size here was
-/// sent before the file grew. setuid and setgid stay: the kernel of a caller without the right
+/// sent before the file grew. Nor does it go up by one that was told before a cut: it would bring
+/// back what the cut took. setuid and setgid stay: the kernel of a caller without the right
 /// to keep them has had them removed (`SetAttr`) before it wrote, and a push that is late must
 /// not undo a later chmod.
 pub(super) fn push(
@@ -83,7 +84,9 @@ pub(super) fn push(
         if push.size > FILE_BYTES_MAX {
             return Err(ErrorCode::FileTooLarge.into());
         }
-        record.size = record.size.max(push.size);
+        if push.generation >= Generation(record.generation) {
+            record.size = record.size.max(push.size);
+        }
     }
     if push.wrote || push.modified.is_some() {
         let when = push.modified.unwrap_or(now);

@@ -197,8 +197,9 @@ impl Core {
             return Ok(None);
         }
         let pushed = self.push(&inode).await?;
-        Ok(pushed.map(|size| SizeTimes {
-            size,
+        Ok(pushed.map(|logged| SizeTimes {
+            size: logged.size,
+            generation: logged.generation,
             ..SizeTimes::default()
         }))
     }

@@ -6,6 +6,7 @@ use super::clock;
 use super::core::Core;
 use super::guard::lock;
 use super::inode::Inode;
+use dfs_proto::attr::SizeTimes;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::msg::session::{PushAttr, ReleaseLease};
 use dfs_proto::timing::PUSH_INTERVAL;
@@ -21,9 +22,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 const TABLE_SWEEP_TICKS: u32 = 10;
 
 impl Core {
-    /// Pushes what is unpushed. Returns the size that the directory's log has then, if this
-    /// mount is the authority for it.
-    pub(super) async fn push(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<Option<u64>> {
+    /// Pushes what is unpushed. Returns what the directory's log has then, if this mount is the
+    /// authority for it.
+    pub(super) async fn push(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<Option<SizeTimes>> {
         let _one = inode.push_order.lock().await;
         loop {
             let Some(grant) = inode.exclusive_grant() else {
@@ -36,7 +37,7 @@ impl Core {
                 };
                 match data.push() {
                     Some(push) => push,
-                    None => return Ok(Some(data.size())),
+                    None => return Ok(Some(data.values())),
                 }
             };
             let asked = self.attr_changes.load(Ordering::SeqCst);
@@ -60,7 +61,7 @@ impl Core {
                     state.changed_here(pushed_attr, asked, now);
                     drop(state);
                     inode.changed.notify_waiters();
-                    return Ok(Some(push.values.size));
+                    return Ok(Some(push.values));
                 }
                 // Reclaimed meanwhile: the same authority under another grant.
                 Err(error)

@@ -302,7 +302,8 @@ impl Model {
     pub(super) fn push(&mut self, id: Id, push: &SizeTimes) -> Answer {
         let now = self.now;
         let node = self.nodes.get_mut(&id).ok_or(ErrorCode::Stale)?;
-        if node.kind == FileKind::Regular && push.size > node.size {
+        let present = push.generation.0 >= node.generation;
+        if node.kind == FileKind::Regular && present && push.size > node.size {
             node.size = push.size;
         }
         if push.wrote || push.modified.is_some() {

@@ -70,12 +70,14 @@ fn set_attr() -> impl Strategy<Value = SetAttr> {
 fn push() -> impl Strategy<Value = SizeTimes> {
     (
         0u64..100,
+        0u64..4,
         prop::option::of(time()),
         prop::option::of(time()),
         any::<bool>(),
     )
-        .prop_map(|(size, modified, accessed, wrote)| SizeTimes {
+        .prop_map(|(size, generation, modified, accessed, wrote)| SizeTimes {
             size,
+            generation: Generation(generation),
             modified,
             accessed,
             wrote,

@@ -112,6 +112,23 @@ fn a_push_moves_the_size_up_only() {
 }
 
 #[test]
+fn a_size_from_before_a_cut_is_void() {
+    let mut cluster = Cluster::new();
+    let file = cluster.create(ROOT, "f").unwrap();
+    cluster.push(file, pushed(700)).unwrap();
+    let cut = cluster.set_size(file, 300).unwrap();
+    let generation = cut.cut.unwrap();
+    // Told by the holder while its own cut was on its way.
+    let late = cluster.push(file, pushed(700)).unwrap();
+    assert_eq!(late.attr.unwrap().size, 300);
+    let after = SizeTimes {
+        generation,
+        ..pushed(500)
+    };
+    assert_eq!(cluster.push(file, after).unwrap().attr.unwrap().size, 500);
+}
+
+#[test]
 fn a_push_of_writes_moves_the_times() {
     let mut cluster = Cluster::new();
     let file = cluster.create(ROOT, "f").unwrap();

@@ -80,6 +80,7 @@ impl Authority {
     pub fn values(&self) -> SizeTimes {
         SizeTimes {
             size: self.attr.size,
+            generation: self.attr.generation,
             modified: self.is_unpushed().then_some(self.attr.modified),
             accessed: None,
             wrote: self.is_unpushed(),
