@@ -171,6 +171,24 @@ impl Cluster {
         crate::eventually("all replicas in-sync", deadline, || self.is_healthy())
     }
 
+    /// Ends all processes, so that no call waits for them any more, and shows their last words.
+    /// With DFS_TEST_LOGS their logs are copied to that dir.
+    pub fn give_up(&self) {
+        self.show_logs();
+        if let Some(to) = std::env::var_os("DFS_TEST_LOGS") {
+            let _ = std::fs::create_dir_all(&to);
+            let from = self.dir.join("log");
+            let _ = Command::new("cp")
+                .arg("-r")
+                .args([from, to.into()])
+                .status();
+        }
+        let output = output(&mut self.script("down"));
+        if !output.status.success() {
+            eprintln!("cluster down: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
     /// Ends all processes and removes everything. Called when the value goes.
     fn down(&self) {
         if std::thread::panicking() {

@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod map;
 pub mod sim;
+pub mod torture;
 
 use std::time::{Duration, Instant};
 

@@ -22,7 +22,7 @@ mod invariants;
 mod message;
 mod net;
 mod oracle;
-mod random;
+pub(crate) mod random;
 mod schedule;
 mod server;
 mod world;

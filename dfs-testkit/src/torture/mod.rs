@@ -1,0 +1,73 @@
+//! Load and faults on a real cluster: `scripts/torture`.
+//!
+//! Workers on two mounts make calls and check every answer against what was acknowledged before,
+//! while a seeded schedule kills, pauses, restarts and cuts off one file server after the other.
+//! `endurance` is the long mixed run, `failover` the table of stalls. Both want a cluster whose
+//! nodes have networks of their own.
+//!
+//! A call that fails, waits too long or shows other bytes than the acknowledged ones ends the run.
+
+mod calls;
+mod content;
+mod endurance;
+mod failover;
+mod faults;
+mod files;
+mod load;
+mod processes;
+mod shared;
+
+pub use endurance::{Endurance, endurance};
+pub use failover::{Failover, failover};
+
+use crate::cluster::Cluster;
+
+/// What is wrong, in words.
+pub type Result<T> = std::result::Result<T, String>;
+
+/// Mounts of a run.
+const MOUNTS: usize = 2;
+
+/// File servers of a run, each of which holds everything.
+const SERVERS: u64 = 3;
+
+/// Ends the workers. When the run goes badly it ends the cluster too, since calls may hang in it
+/// and whoever makes them is waited for.
+struct Ending<'a> {
+    cluster: &'a Cluster,
+    calls: &'a calls::Calls,
+    well: bool,
+}
+
+impl<'a> Ending<'a> {
+    fn of(cluster: &'a Cluster, calls: &'a calls::Calls) -> Self {
+        Self {
+            cluster,
+            calls,
+            well: false,
+        }
+    }
+
+    /// Takes over how the run went.
+    fn went<T>(mut self, result: Result<T>) -> Result<T> {
+        self.well = result.is_ok();
+        result
+    }
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if !self.well {
+            self.calls.fail("given up".to_owned());
+            self.cluster.give_up();
+        }
+        self.calls.stop();
+    }
+}
+
+/// A cluster for a run.
+fn cluster() -> Cluster {
+    let (mounts, servers) = (MOUNTS.to_string(), SERVERS.to_string());
+    let options = ["--isolated", "--mounts", &mounts, "--servers", &servers];
+    Cluster::up(&options)
+}
