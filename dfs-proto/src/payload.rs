@@ -14,16 +14,19 @@ use std::hash::{Hash, Hasher};
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Usable sizes of pooled buffers, and how many of each may lie idle (79 MiB in all).
-const CLASSES: [(usize, usize); 5] = [
+/// Usable sizes of pooled buffers, and how many of each may lie idle (95 MiB in all). The largest
+/// is a write of a program as the kernel hands it over.
+const CLASSES: [(usize, usize); 6] = [
     (BLOCK_BYTES, 256),
     (4 * BLOCK_BYTES, 128),
     (16 * BLOCK_BYTES, 64),
     (64 * BLOCK_BYTES, 32),
     (PAYLOAD_BYTES_MAX, 64),
+    (2 << 20, 8),
 ];
 
-static POOL: [Mutex<Vec<Vec<u8>>>; CLASSES.len()] = [const { Mutex::new(Vec::new()) }; 5];
+static POOL: [Mutex<Vec<Vec<u8>>>; CLASSES.len()] =
+    [const { Mutex::new(Vec::new()) }; CLASSES.len()];
 
 /// The memory of one buffer: `BLOCK_BYTES` more than its class, to have room for the alignment.
 struct Memory {

@@ -19,6 +19,7 @@ use dfs_proto::timing::{REQUEST_DEADLINE, SERVER_SILENT};
 use dfs_proto::transport::Connection;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// A replica that does not answer a read by then is passed over for another.
 const READ_DEADLINE: Duration = SERVER_SILENT;
@@ -68,7 +69,7 @@ impl<'a> Run<'a> {
     }
 
     /// Takes steps until there is something to send (`None`: done).
-    async fn target(&mut self) -> Result<Option<Target>> {
+    async fn sending(&mut self) -> Result<Option<(ServerId, Epoch)>> {
         loop {
             let map = self.core.map.get();
             let known = self.core.map.known_epoch(self.group);
@@ -77,22 +78,28 @@ impl<'a> Run<'a> {
                 Step::GiveUp(error) => return Err(error),
                 Step::Wait { refresh, tries } => self.wait(map.version, refresh, tries).await?,
                 Step::LearnGeneration(wanted) => self.learn_generation(wanted).await?,
-                Step::Send { server, epoch } => {
-                    match self.core.server(server, &self.session).await {
-                        Ok(connection) => {
-                            let generation = self.generation().await?;
-                            return Ok(Some(Target {
-                                server,
-                                connection,
-                                epoch,
-                                generation,
-                            }));
-                        }
-                        Err(error) => self.failed(server, error),
-                    }
-                }
+                Step::Send { server, epoch } => return Ok(Some((server, epoch))),
             }
         }
+    }
+
+    /// The same, with a connection to where it is to be sent.
+    async fn target(&mut self) -> Result<Option<Target>> {
+        while let Some((server, epoch)) = self.sending().await? {
+            match self.core.server(server, &self.session).await {
+                Ok(connection) => {
+                    let generation = self.generation().await?;
+                    return Ok(Some(Target {
+                        server,
+                        connection,
+                        epoch,
+                        generation,
+                    }));
+                }
+                Err(error) => self.failed(server, error),
+            }
+        }
+        Ok(None)
     }
 
     async fn wait(&mut self, seen: MapVersion, refresh: bool, tries: u32) -> Result<()> {
@@ -285,42 +292,66 @@ impl Core {
         group: GroupId,
         chunks: Vec<(ChunkIndex, Unsynced)>,
     ) -> Result<()> {
-        let mut run = Run::new(self, inode, session, OpKind::Sync, group, 0);
-        while let Some(target) = run.target().await? {
-            let request = SyncChunks {
+        let mut run = Run::new(self, inode, session.clone(), OpKind::Sync, group, 0);
+        while let Some((first, epoch)) = run.sending().await? {
+            let generation = run.generation().await?;
+            let request = Arc::new(SyncChunks {
                 inode: inode.id,
                 group,
-                epoch: target.epoch,
-                generation: target.generation,
+                epoch,
+                generation,
                 chunks: chunks
                     .iter()
-                    .map(|(index, unsynced)| (*index, unsynced.named(target.generation)))
+                    .map(|(index, unsynced)| (*index, unsynced.named(generation)))
                     .collect(),
-            };
-            let call = target
-                .connection
-                .call(&request, Payload::default(), REQUEST_DEADLINE);
-            let synced = tokio::select! {
-                synced = call => synced.map(|_| ()),
-                () = self.map.epoch_left(group, target.epoch) => Err(Error::new(
-                    ErrorCode::WrongEpoch,
-                    "the group has another epoch now",
-                )),
-            };
-            match synced {
-                Ok(()) => run.op.answered(target.server),
-                // Perhaps a cut took it, of which nothing was known here yet.
-                Err(error) if error.code == ErrorCode::WriteLost => {
-                    let present = run.present_generation().await?;
-                    if present <= target.generation {
-                        return Err(error);
+            });
+            // All at once: their disks work side by side.
+            let mut calls = JoinSet::new();
+            for server in [first]
+                .into_iter()
+                .chain(run.op.beside(&self.map.get(), first))
+            {
+                let (core, session) = (self.clone(), session.clone());
+                let request = request.clone();
+                calls.spawn(async move {
+                    (server, core.sync_replica(server, &session, &request).await)
+                });
+            }
+            while let Some(joined) = calls.join_next().await {
+                let joined = joined.map_err(|e| Error::new(ErrorCode::Internal, e.to_string()));
+                let (server, synced) = joined?;
+                match synced {
+                    Ok(()) => run.op.answered(server),
+                    // Perhaps a cut took it, of which nothing was known here yet.
+                    Err(error) if error.code == ErrorCode::WriteLost => {
+                        let present = run.present_generation().await?;
+                        if present <= generation {
+                            return Err(error);
+                        }
+                        let cut = Error::new(ErrorCode::StaleGeneration, error.message);
+                        run.failed(server, cut.with_detail(present.0));
                     }
-                    let cut = Error::new(ErrorCode::StaleGeneration, error.message);
-                    run.failed(target.server, cut.with_detail(present.0));
+                    Err(error) => run.failed(server, error),
                 }
-                Err(error) => run.failed(target.server, error),
             }
         }
         Ok(())
+    }
+
+    async fn sync_replica(
+        self: &Arc<Self>,
+        server: ServerId,
+        session: &Arc<Session>,
+        request: &SyncChunks,
+    ) -> Result<()> {
+        let connection = self.server(server, session).await?;
+        let call = connection.call(request, Payload::default(), REQUEST_DEADLINE);
+        tokio::select! {
+            synced = call => synced.map(|_| ()),
+            () = self.map.epoch_left(request.group, request.epoch) => Err(Error::new(
+                ErrorCode::WrongEpoch,
+                "the group has another epoch now",
+            )),
+        }
     }
 }

@@ -51,7 +51,7 @@ pub use dfs_proto::attr::{FileAttr, FileKind, SetAttr, SetTime, StatFs, Timestam
 pub use dfs_proto::msg::namespace::{Creator, DirPageEntry, RenameFlags};
 pub use kernel::{BoxFuture, KernelCache, NoKernel};
 pub use locks::Cancel;
-pub use logic::{authority, chunk_op, dir_cache, gate, held_locks, lease, recall, window};
+pub use logic::{authority, chunk_op, dir_cache, filled, gate, held_locks, lease, recall, window};
 pub use types::{
     Allocate, AttrAnswer, ClientOptions, Created, EntryAnswer, Handle, Listed, ListedEntry,
     LockRequest, OpenMode, ReadData, ReadMode, WriteAt, WriteMode,

@@ -40,8 +40,11 @@ impl Core {
         let core = self.clone();
         let synced = self.data.spawn(async move {
             open.inode.check(open.opened_at)?;
-            core.sync_data(&open.inode).await?;
-            core.push(&open.inode).await?;
+            // Side by side: each is needed before the return, neither for the other.
+            let (synced, pushed) =
+                tokio::join!(core.sync_data(&open.inode), core.push(&open.inode));
+            synced?;
+            pushed?;
             // The session may have ended beside the sync, and what was unpushed with it.
             open.inode.check(open.opened_at)
         });

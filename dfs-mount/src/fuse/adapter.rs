@@ -30,6 +30,10 @@ use std::time::{Duration, SystemTime};
 pub(super) const GENERATION: Generation = Generation(0);
 /// What the kernel may have under way at once; READs that are kept waiting count too.
 const MAX_BACKGROUND: u16 = 2048;
+/// Largest WRITE. Twice what goes to a file server at once, because it is also what the number of
+/// pages of a request is reckoned from: 1 MiB that does not begin with a page touches one more,
+/// and would come as two requests, one after the other.
+pub(super) const WRITE_BYTES_MAX: u32 = 2 * IO_BYTES_MAX as u32;
 const STATFS_BLOCK_BYTES: u32 = 4096;
 
 pub(super) fn creator(request: &Request) -> Creator {
@@ -81,7 +85,7 @@ impl Filesystem for Adapter {
             let _ = config.add_capabilities(wanted.difference(missing));
         }
         // A refusal names the kernel's own limit, which is then what holds.
-        if let Err(limit) = config.set_max_write(IO_BYTES_MAX as u32) {
+        if let Err(limit) = config.set_max_write(WRITE_BYTES_MAX) {
             let _ = config.set_max_write(limit);
         }
         if let Err(limit) = config.set_max_readahead(IO_BYTES_MAX as u32) {

@@ -6,13 +6,14 @@
 
 use super::entries::Told;
 use super::notify::Notify;
+use crate::client::filled::{DropId, FilledRanges};
 use crate::client::kernel::{BoxFuture, KernelCache};
 use crate::client::recall::{
     Admission, OldRights, PASS_GRACE, PageGate, PageRange, ReadId, RecallAction,
 };
 use dfs_proto::ids::InodeId;
 use dfs_proto::name::FileName;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use tokio::sync::{oneshot, watch};
@@ -39,8 +40,9 @@ struct Entry {
 #[derive(Default)]
 struct State {
     entries: BTreeMap<InodeId, Entry>,
-    /// Inodes that may have pages in the kernel's cache.
-    filled: BTreeSet<InodeId>,
+    /// Where the kernel's cache may have pages, for inodes that may have any.
+    filled: BTreeMap<InodeId, FilledRanges>,
+    last_drop: u64,
 }
 
 /// The kernel's caches of one mount.
@@ -136,10 +138,11 @@ impl Caches {
     /// A READ that fills pages has come.
     pub(super) fn read_arrived(&self, inode: InodeId, offset: u64, len: u64) -> Option<CachedRead> {
         let caches = self.me.upgrade()?;
+        let pages = PageRange::covering(offset, len);
         let mut state = self.lock();
-        state.filled.insert(inode);
+        state.filled.entry(inode).or_default().filled(pages);
         let entry = state.entries.entry(inode).or_default();
-        let (id, admission) = entry.gate.read_arrived(PageRange::covering(offset, len));
+        let (id, admission) = entry.gate.read_arrived(pages);
         let (tell, serve) = watch::channel(match admission {
             Admission::Serve => Serve::Normal,
             Admission::Park => Serve::Parked,
@@ -194,16 +197,32 @@ impl Caches {
     /// Drops the pages that a direct write of this mount has made old, if there can be any.
     /// Returns when they are gone.
     pub(super) async fn written_beside(&self, inode: InodeId, offset: u64, len: u64) {
-        if len == 0 || !self.lock().filled.contains(&inode) {
+        if len == 0 {
             return;
         }
-        let Some(me) = self.me() else {
+        let begun = {
+            let mut state = self.lock();
+            let entry = state.entries.get(&inode);
+            let reading = entry.is_some_and(|entry| !entry.reads.is_empty());
+            state.last_drop += 1;
+            let id = DropId(state.last_drop);
+            let pages = PageRange::covering(offset, len);
+            let filled = state.filled.get_mut(&inode);
+            filled.and_then(|filled| Some((id, filled.written(id, pages, reading)?)))
+        };
+        let (Some((id, range)), Some(me)) = (begun, self.me()) else {
             return;
         };
-        let range = PageRange::covering(offset, len);
         let done = tokio::task::spawn_blocking(move || invalidate(&me, inode, &[range]));
         // It can't fail but by the end of the runtime.
         let _ = done.await;
+        let mut state = self.lock();
+        if let Some(filled) = state.filled.get_mut(&inode) {
+            filled.ended(id);
+            if filled.is_empty() {
+                state.filled.remove(&inode);
+            }
+        }
     }
 
     fn with_gate(&self, inode: InodeId, act: impl FnOnce(&mut Entry) -> Vec<RecallAction>) {
@@ -298,7 +317,8 @@ impl KernelCache for Caches {
             let reading = !entry.reads.is_empty();
             self.execute(&mut state, inode, actions);
             if reading {
-                state.filled.insert(inode);
+                let filled = state.filled.entry(inode).or_default();
+                filled.filled(PageRange::covering(0, u64::MAX));
             }
         }
         Box::pin(async move {

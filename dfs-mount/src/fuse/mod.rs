@@ -27,8 +27,12 @@ mod serve;
 use crate::cli::Options;
 use crate::client::Client;
 use crate::client::kernel::KernelCache;
+#[cfg(target_os = "linux")]
+use crate::client::recall;
 use crate::mount_point;
 use caches::Caches;
+#[cfg(target_os = "linux")]
+use dfs_proto::limits::IO_BYTES_MAX;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use handles::Handles;
 use notify::Notify;
@@ -110,6 +114,27 @@ pub(crate) fn mount(
     session.spawn().map_err(say)
 }
 
+/// Pages of the largest request, for `allow_large_requests`.
+#[cfg(target_os = "linux")]
+const REQUEST_PAGES: usize = adapter::WRITE_BYTES_MAX as usize / recall::PAGE_BYTES as usize;
+
+/// Lets the kernel send requests of more than 1 MiB (Linux 6.12 on; the default is 256 pages). It
+/// is one setting for all FUSE mounts, each of which still has to ask for as much; it is only
+/// raised. Needs root; without it an unaligned write of 1 MiB comes in two pieces.
+#[cfg(target_os = "linux")]
+fn allow_large_requests() {
+    const LIMIT: &str = "/proc/sys/fs/fuse/max_pages_limit";
+    let present = std::fs::read_to_string(LIMIT);
+    let Some(present) = present.ok().and_then(|text| text.trim().parse().ok()) else {
+        return;
+    };
+    if REQUEST_PAGES > present
+        && let Err(e) = std::fs::write(LIMIT, REQUEST_PAGES.to_string())
+    {
+        log::debug!("{LIMIT}: {e}; large unaligned writes come in pieces");
+    }
+}
+
 /// Mounts as root, with our file system type in the kernel's list: the library's own way shows
 /// `fuse` only. `None`: this process may not mount, so the library asks `fusermount3`.
 #[cfg(target_os = "linux")]
@@ -119,13 +144,14 @@ fn attach(options: &Options, at: &Path) -> std::io::Result<Option<OwnedFd>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
+    allow_large_requests();
     let device = std::fs::File::options()
         .read(true)
         .write(true)
         .open("/dev/fuse")?;
     let mode = std::fs::metadata(at)?.mode() & libc::S_IFMT;
     let mut data = format!(
-        "fd={},rootmode={mode:o},user_id=0,group_id=0,default_permissions",
+        "fd={},rootmode={mode:o},user_id=0,group_id=0,default_permissions,max_read={IO_BYTES_MAX}",
         device.as_raw_fd()
     );
     if options.allow_other {

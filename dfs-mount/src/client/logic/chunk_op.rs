@@ -185,6 +185,20 @@ impl ChunkOp {
         step
     }
 
+    /// The other replicas that a sync needs beside the one that `next` has just named: they may
+    /// be asked at the same time. Each of them is then `answered` or `failed` as well.
+    pub fn beside(&self, map: &ClusterMap, named: ServerId) -> Vec<ServerId> {
+        let entry = map
+            .group(self.group)
+            .filter(|entry| self.kind == OpKind::Sync && entry.epoch == self.epoch);
+        let members = entry.map_or(&[][..], |entry| &entry.in_sync);
+        let others = members.iter().filter(|server| **server != named);
+        others
+            .filter(|server| !self.passed.contains(server))
+            .copied()
+            .collect()
+    }
+
     /// A server has done it. For a sync, the next in-sync replica may follow.
     pub fn answered(&mut self, server: ServerId) {
         if self.kind == OpKind::Sync {
@@ -291,6 +305,25 @@ mod tests {
         assert_eq!(sent(op.next(&map, Epoch(3))), (1, 3));
         op.answered(ServerId(1));
         assert_eq!(op.next(&map, Epoch(3)), Step::Done);
+    }
+
+    #[test]
+    fn a_sync_asks_all_replicas_at_once_and_all_again_in_another_epoch() {
+        let first = map(3, &[1, 2, 3], true);
+        let mut op = ChunkOp::new(OpKind::Sync, GROUP, 0);
+        assert_eq!(sent(op.next(&first, Epoch(3))), (1, 3));
+        let beside = op.beside(&first, ServerId(1));
+        assert_eq!(beside, [ServerId(2), ServerId(3)]);
+        op.answered(ServerId(3));
+        op.failed(ServerId(1), error(ErrorCode::Disconnected));
+        op.failed(ServerId(2), error(ErrorCode::Disconnected));
+        assert!(matches!(op.next(&first, Epoch(3)), Step::Wait { .. }));
+        assert_eq!(sent(op.next(&first, Epoch(3))), (1, 3));
+        assert_eq!(op.beside(&first, ServerId(1)), [ServerId(2)]);
+        let second = map(4, &[2, 3], true);
+        assert_eq!(op.beside(&second, ServerId(1)), [], "not of that epoch");
+        assert_eq!(sent(op.next(&second, Epoch(4))), (2, 4));
+        assert_eq!(op.beside(&second, ServerId(2)), [ServerId(3)]);
     }
 
     #[test]

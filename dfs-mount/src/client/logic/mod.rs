@@ -10,11 +10,13 @@
 //! | `authority` | size and times under the exclusive lease |
 //! | `chunk_op` | which replica is asked, and what follows from its answer |
 //! | `recall` | how the kernel's pages go |
+//! | `filled` | where the kernel may have pages that a write makes old |
 //! | `held_locks` | which locks a new leader is told of |
 
 pub mod authority;
 pub mod chunk_op;
 pub mod dir_cache;
+pub mod filled;
 pub mod gate;
 pub mod held_locks;
 pub mod lease;
