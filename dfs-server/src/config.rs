@@ -50,8 +50,8 @@ pub struct Config {
     #[arg(long)]
     pub accept_copy: bool,
 
-    /// Let the dir count although it was set back to an older state, where no server has
-    /// anything newer: what was written since is lost.
+    /// Groups that are down because the data dirs of all that served last are lost go on with
+    /// what this server has, old or not: what was written since is lost.
     #[arg(long)]
     pub accept_rollback: bool,
 }

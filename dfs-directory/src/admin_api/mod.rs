@@ -1,7 +1,10 @@
 //! What `dfsctl` asks: status, servers, groups, sessions, locks, verification. It changes nothing.
 
+mod fsck;
+mod held;
 mod repair;
 mod report;
+mod scrub;
 mod verify;
 
 use crate::mount_api::MountApi;
@@ -13,6 +16,7 @@ use dfs_proto::msg::admin::{
     ChangeSettings, GetRepair, GetSettings, GetStatus, ListGroups, ListLocks, ListServers,
     ListSessions, SetServerLife, VerifyGroup,
 };
+use dfs_proto::msg::scrub::{CheckGroup, CheckNames, FindFile, ListScrubs, NameInodes, ScrubGroup};
 use dfs_proto::payload::Payload;
 use dfs_proto::transport::{Incoming, Service};
 use std::sync::Arc;
@@ -82,6 +86,12 @@ impl Service for AdminApi {
             ChangeSettings::METHOD => self.spawn(incoming, Self::change_settings),
             SetServerLife::METHOD => self.spawn(incoming, Self::set_life),
             VerifyGroup::METHOD => self.spawn(incoming, Self::verify),
+            ScrubGroup::METHOD => self.spawn(incoming, Self::scrub),
+            ListScrubs::METHOD => self.spawn(incoming, Self::scrubs),
+            FindFile::METHOD => self.spawn(incoming, Self::find_file),
+            NameInodes::METHOD => self.spawn(incoming, Self::name_inodes),
+            CheckNames::METHOD => self.spawn(incoming, Self::check_names),
+            CheckGroup::METHOD => self.spawn(incoming, Self::check_group),
             _ => incoming.refuse_unknown(),
         }
     }

@@ -608,11 +608,18 @@ fn report_return(run: ServerRun, request: &RegisterServer, set_back: &[GroupId])
         (_, false) => "after a stop that was not orderly",
     };
     log::info!("{run} at {} registered, {stopped}", request.address);
+    if past.accept_rollback {
+        log::warn!(
+            "{} is to count in all groups that are down: a person says so",
+            run.server
+        );
+    }
     if !set_back.is_empty() {
         log::warn!(
             "the data dir of {} at {} is not the one with which it served {} groups: it was \
              emptied or is an older copy. It counts for nothing there until it has been brought \
-             up to date from the others",
+             up to date from the others; if none of them has the data, put the right dir back, \
+             or start the server that has the best with --accept-rollback",
             run.server,
             request.address,
             set_back.len()

@@ -16,6 +16,7 @@
 //! | `intents` | ends of cuts and frees, freeing of orphans |
 //! | `format` | the root dir and the defaults of a new cluster |
 //! | `read` | everything that only looks |
+//! | `paths` | paths of inodes, for people |
 //! | `fsck` | whether the tables agree with each other |
 //!
 //! An operation checks everything before it writes anything: a refused one leaves no trace but
@@ -32,6 +33,7 @@ mod inodes;
 mod intents;
 mod keys;
 mod link;
+pub mod paths;
 pub mod read;
 mod records;
 mod rename;

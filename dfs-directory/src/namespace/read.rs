@@ -247,6 +247,11 @@ pub fn intents_of(tables: &dyn Read, inode: InodeId) -> Result<Vec<Intent>, Tabl
     failed.map_or(Ok(found), Err)
 }
 
+/// The next inode that will be given out.
+pub fn next_inode(tables: &dyn Read) -> Result<InodeId, TableError> {
+    Ok(InodeId(inodes::counters(tables)?.next_inode))
+}
+
 /// Whether the intent of this generation has not ended.
 pub fn intent_pending(
     tables: &dyn Read,

@@ -3,7 +3,7 @@
 use super::record::{self, GroupRecord, ServerRecord};
 use crate::state::tables::{TableError, Write};
 use dfs_proto::attr::Timestamp;
-use dfs_proto::cluster::{ClusterSettings, GroupConfig, ServerLife};
+use dfs_proto::cluster::{ClusterSettings, GroupConfig, MemberState, ServerLife};
 use dfs_proto::ids::{Epoch, GroupId, Incarnation, NodeId, ServerId, ServerRun};
 use dfs_proto::msg::registry::DataDirPast;
 use serde::{Deserialize, Serialize};
@@ -179,7 +179,11 @@ fn judge_data_dir(
     epochs: &[(GroupId, Epoch)],
 ) -> Result<Vec<GroupId>, TableError> {
     let mut set_back = Vec::new();
-    for (group, present) in record::groups(tables)? {
+    for (group, mut present) in record::groups(tables)? {
+        let before = present.clone();
+        if past.accept_rollback {
+            accept(&mut present, server);
+        }
         let Some(effective) = &present.effective else {
             continue;
         };
@@ -190,19 +194,28 @@ fn judge_data_dir(
         let holds = past.runs.contains(&served.incarnation)
             && adopted.is_some_and(|e| e >= effective.epoch);
         let lost = !holds && !past.accept_rollback;
+        present.lost.retain(|other| *other != server);
         if lost {
             set_back.push(group);
+            present.lost.push(server);
         }
-        if lost != present.lost.contains(&server) {
-            let mut new = present;
-            new.lost.retain(|other| *other != server);
-            if lost {
-                new.lost.push(server);
-            }
-            record::store_group(tables, group, &new)?;
+        if present != before {
+            record::store_group(tables, group, &present)?;
         }
     }
     Ok(set_back)
+}
+
+/// A person says that a group which is down is to go on with what this server has: it counts as
+/// one of those that served last.
+fn accept(group: &mut GroupRecord, server: ServerId) {
+    let down = group.config.primary.is_none();
+    if let Some(effective) = group.effective.as_mut().filter(|_| down) {
+        let mut members = effective.members.iter_mut();
+        if let Some(member) = members.find(|m| m.run.server == server) {
+            member.state = MemberState::InSync;
+        }
+    }
 }
 
 fn change(

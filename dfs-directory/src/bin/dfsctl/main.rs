@@ -1,8 +1,10 @@
 //! `dfsctl`: looks inside a cluster, and says which servers and settings are to be used.
 
 mod client;
+mod fsck;
 mod manage;
 mod repair;
+mod scrub;
 mod show;
 mod verify;
 
@@ -14,14 +16,18 @@ use dfs_proto::msg::member::RemoveMember;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Exit codes: 0 all is well, 1 faults were found, 2 the question could not be answered.
+/// Exit codes: 0 all is well, 1 faults were found (and are left, where something repairs), 2 the
+/// question could not be answered, 3 faults were found and all of them are repaired.
 const FAULTS: u8 = 1;
 const FAILED: u8 = 2;
+const REPAIRED: u8 = 3;
 
 /// Looks inside a dfs cluster, and manages its servers.
 ///
-/// Exits with 0 when the answer is there, with 1 when `verify` found faults or `repair` is under
-/// way, with 2 when the cluster could not be asked or cannot be repaired.
+/// Exits with 0 when the answer is there and nothing is wrong, with 1 when `verify`, `scrub` or
+/// `fsck` found faults that are left, or `repair` is under way, with 3 when `scrub` or `fsck` found
+/// faults and repaired all of them, with 2 when the cluster could not be asked or cannot be
+/// repaired.
 #[derive(Debug, Parser)]
 #[command(name = "dfsctl", version)]
 struct Options {
@@ -76,6 +82,16 @@ enum Question {
         /// Only this group.
         #[arg(long)]
         group: Option<u32>,
+    },
+    /// Compares the replicas of every chunk now, and repairs what is wrong. File servers do it
+    /// by themselves as well: see `--status`.
+    Scrub(scrub::Options),
+    /// Checks the namespace, and that every server holds what it should and nothing else.
+    Fsck {
+        /// Remove what belongs to nobody: chunks of files that are gone, and of groups that
+        /// their server is no member of.
+        #[arg(long)]
+        repair: bool,
     },
 }
 
@@ -138,9 +154,28 @@ async fn answer(options: &Options) -> Result<ExitCode, String> {
                 ExitCode::SUCCESS
             });
         }
+        Question::Scrub(options) if options.status => scrub::status(&client, json).await?,
+        Question::Scrub(options) => {
+            let report = scrub::run(&client, options).await?;
+            print(&scrub::show(&report, json))?;
+            return Ok(verdict(report.found(), report.left()));
+        }
+        Question::Fsck { repair } => {
+            let report = fsck::run(&client, *repair).await?;
+            print(&fsck::show(&report, json))?;
+            return Ok(verdict(report.found(), report.left()));
+        }
     };
     print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn verdict(found: usize, left: usize) -> ExitCode {
+    match (found, left) {
+        (0, _) => ExitCode::SUCCESS,
+        (_, 0) => ExitCode::from(REPAIRED),
+        (_, _) => ExitCode::from(FAULTS),
+    }
 }
 
 /// A reader that has enough (`dfsctl groups | head`) is no fault of ours.

@@ -10,6 +10,7 @@ mod intents;
 mod link;
 mod listing;
 mod model;
+mod paths;
 mod random;
 mod rename;
 mod size;

@@ -211,6 +211,49 @@ fn an_epoch_that_serves_without_a_lost_dir_ends_the_matter() {
 }
 
 #[test]
+fn a_person_may_let_another_server_count_where_all_that_served_last_are_lost() {
+    let mut tables = all_gone();
+    let down = |state| {
+        let mut next = later(&load(&all_gone()), 0, 2);
+        next.primary = None;
+        next.members[1].state = state;
+        next.members[0].state = MemberState::LastServing;
+        next
+    };
+    // Server 1 served alone at the end; server 2 was offline before.
+    let mut alone = down(MemberState::Offline);
+    alone.primary = Some(ServerId(1));
+    alone.members[0].state = MemberState::InSync;
+    let gone = Vec::new();
+    let groups = vec![(Epoch(1), alone)];
+    run(&mut tables, &PlacementCommand::Change { gone, groups });
+    let groups = vec![(GroupId(0), Epoch(2))];
+    run(&mut tables, &PlacementCommand::Effective { groups });
+    let mut nobody = down(MemberState::Offline);
+    nobody.epoch = Epoch(3);
+    let (gone, groups) = (Vec::new(), vec![(Epoch(2), nobody)]);
+    run(&mut tables, &PlacementCommand::Change { gone, groups });
+    come(&mut tables, 1, 2, past(&[], 0), &[]);
+    let served_last = |tables: &MemoryTables| {
+        let group = load(tables).groups[&GroupId(0)].clone();
+        let servers = group.effective.unwrap();
+        let servers = servers.in_sync().map(|run| run.server);
+        let servers = servers.filter(|server| !group.lost.contains(server));
+        servers.collect::<Vec<_>>()
+    };
+    assert_eq!(served_last(&tables), []);
+    let adopted = [(GroupId(0), Epoch(1)), (GroupId(1), Epoch(1))];
+    come(&mut tables, 2, 2, past(&[1], 1), &adopted);
+    assert_eq!(served_last(&tables), [], "not by itself");
+    let accepted = DataDirPast {
+        accept_rollback: true,
+        ..past(&[1, 2], 2)
+    };
+    come(&mut tables, 2, 3, accepted, &adopted);
+    assert_eq!(served_last(&tables), [ServerId(2)]);
+}
+
+#[test]
 fn an_empty_dir_takes_over_the_place_of_a_server_that_nobody_needs() {
     // Node 1001 has the address of node 1.
     let mut tables = all_gone();
