@@ -8,7 +8,7 @@ use super::request::{ChunkState, Image, InstallPart};
 use super::slot::{CAPACITY, Meta};
 use super::store::{ChunkStore, lock};
 use super::write::check_range;
-use dfs_proto::ids::{ChunkKey, GroupId};
+use dfs_proto::ids::{ChunkKey, GroupId, Version};
 use dfs_proto::limits::{BLOCK_BYTES, WRITE_RECORDS_MAX};
 use dfs_proto::payload::verify_checksums;
 use std::collections::BTreeMap;
@@ -151,7 +151,7 @@ impl ChunkStore {
     /// Accepts a torn copy as it is on disk: its blocks get new checksums, version and write
     /// records are those of the interrupted write. For when no replica holds a whole copy.
     /// Durable when it returns.
-    pub fn adopt_torn(&self, key: ChunkKey) -> Result<ChunkState> {
+    pub fn adopt_torn(&self, key: ChunkKey, version: Version) -> Result<ChunkState> {
         let _open = self.usable()?;
         match self.damage(key) {
             Some(super::error::Damage::Torn) => {}
@@ -168,6 +168,7 @@ impl ChunkStore {
             return Err(StoreError::Invalid(format!("{key} is a hole")));
         };
         let mut meta = live.meta().clone();
+        meta.version = version;
         let mut block = vec![0; BLOCK_BYTES];
         for number in live.meta().present.iter() {
             live.read_raw(number, &mut block, false, &self.disk)?;

@@ -49,6 +49,10 @@ pub(super) struct FenceTask {
 
 impl ReplicaCore {
     pub(super) fn adopt(&mut self, caller: Caller, request: AdoptEpochs, h: &dyn Holdings) {
+        let mut request = request;
+        if self.planted.forgets_fences() {
+            request.fenced.clear();
+        }
         self.fenced.extend(&request.fenced);
         self.drop_fenced_waiters();
         let groups: Vec<GroupId> = request.configs.iter().map(|c| c.group).collect();
@@ -181,6 +185,7 @@ impl ReplicaCore {
         self.groups
             .get(&group)
             .is_none_or(|g| g.busy == 0 || g.stage != Stage::Adopting)
+            || self.planted.adopts_undrained()
     }
 
     pub(super) fn adoption_durable(&mut self, id: u64, result: Result<DiskDone, Error>) {
@@ -199,7 +204,10 @@ impl ReplicaCore {
             if let Some(g) = self.groups.get_mut(&group) {
                 g.durable = g.durable.max(epoch);
                 if g.stage == Stage::Adopting && g.durable == g.epoch() {
-                    g.stage = Stage::Adopted;
+                    g.stage = match self.planted.serves_before_effective() {
+                        true => Stage::Effective,
+                        false => Stage::Adopted,
+                    };
                 }
             }
         }

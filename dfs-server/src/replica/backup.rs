@@ -78,7 +78,9 @@ impl ReplicaCore {
             Ok(false) => {}
         }
         if let Some(g) = self.groups.get_mut(&group) {
-            g.marks.wrote(request.version, key);
+            if !self.planted.forgets_marks() {
+                g.marks.wrote(request.version, key);
+            }
             g.marks.committed(request.epoch, request.committed);
         }
         self.disk(

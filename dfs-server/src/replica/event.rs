@@ -7,7 +7,7 @@ use super::scrub::{ScrubChunk, ScrubKeys, ScrubPage, Scrubbed};
 use dfs_proto::cluster::GroupConfig;
 use dfs_proto::error::Error;
 use dfs_proto::ids::{
-    ChunkKey, Epoch, Generation, GroupId, Incarnation, InodeId, ServerRun, SessionId,
+    ChunkKey, Epoch, Generation, GroupId, Incarnation, InodeId, ServerRun, SessionId, Version,
 };
 use dfs_proto::layout::FileLayout;
 use dfs_proto::msg::chunk::{ChunkRead, ChunkWritten, ReadChunk, SyncChunks, WriteChunk};
@@ -215,9 +215,11 @@ pub enum DiskOp {
         last: bool,
         payload: Payload,
     },
-    /// Accepts a copy that a crash interrupted, because nobody holds a whole one.
+    /// Accepts a copy that a crash interrupted, because nobody holds a whole one. What it holds
+    /// is what no version was until now, so it gets a new one.
     AdoptTorn {
         key: ChunkKey,
+        version: Version,
     },
     /// Reads and verifies a whole copy.
     Check {

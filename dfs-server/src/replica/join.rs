@@ -146,11 +146,15 @@ impl ReplicaCore {
             })
             .map(|(key, _)| *key)
             .collect();
+        let phase = match self.planted.promotes_early() {
+            true => Phase::Proposed(self.now),
+            false => Phase::Floors(None),
+        };
         if let Some(g) = self.groups.get_mut(&group) {
             let join = Join {
                 run,
                 attempt,
-                phase: Phase::Floors(None),
+                phase,
                 done: Done {
                     bytes_found: differing.iter().map(|key| h.chunk_bytes(*key)).sum(),
                     ..Done::default()

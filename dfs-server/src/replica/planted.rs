@@ -1,42 +1,52 @@
 //! Bugs that can be planted on purpose, to prove that the simulation finds them.
 //!
-//! Compiled only with the feature `planted-bugs`; without it `Planted::is` is always false.
+//! They exist only with the feature `planted-bugs`; without it every question here is answered
+//! with no.
 
-/// A deliberate violation of one rule.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Planted {
-    #[default]
-    None,
-    /// Writes are answered when the primary alone has them.
-    #[cfg(feature = "planted-bugs")]
-    AckBeforeBackups,
-    /// Requests of any epoch are accepted.
-    #[cfg(feature = "planted-bugs")]
-    SkipEpochCheck,
-    /// A repeated write is executed again.
-    #[cfg(feature = "planted-bugs")]
-    ForgetRecords,
+macro_rules! bugs {
+    ($( $(#[$doc:meta])* $bug:ident, $planted:ident; )*) => {
+        /// A deliberate violation of one rule.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub enum Planted {
+            #[default]
+            None,
+            $( $(#[$doc])* #[cfg(feature = "planted-bugs")] $bug, )*
+        }
+
+        impl Planted {
+            $( pub(super) fn $planted(self) -> bool {
+                #[cfg(feature = "planted-bugs")]
+                return self == Self::$bug;
+                #[cfg(not(feature = "planted-bugs"))]
+                false
+            } )*
+        }
+    };
 }
 
-impl Planted {
-    pub(super) fn acks_before_backups(self) -> bool {
-        #[cfg(feature = "planted-bugs")]
-        return self == Self::AckBeforeBackups;
-        #[cfg(not(feature = "planted-bugs"))]
-        false
-    }
-
-    pub(super) fn skips_epoch_check(self) -> bool {
-        #[cfg(feature = "planted-bugs")]
-        return self == Self::SkipEpochCheck;
-        #[cfg(not(feature = "planted-bugs"))]
-        false
-    }
-
-    pub(super) fn forgets_records(self) -> bool {
-        #[cfg(feature = "planted-bugs")]
-        return self == Self::ForgetRecords;
-        #[cfg(not(feature = "planted-bugs"))]
-        false
-    }
+bugs! {
+    /// Writes are answered when the primary alone has them.
+    AckBeforeBackups, acks_before_backups;
+    /// Requests of any epoch are accepted.
+    SkipEpochCheck, skips_epoch_check;
+    /// A repeated write is executed again.
+    ForgetRecords, forgets_records;
+    /// A primary that members of a later epoch refuse answers without them.
+    ServeWhenVotedOut, serves_when_voted_out;
+    /// A joining member is proposed before anything was compared or copied.
+    PromoteEarly, promotes_early;
+    /// The members of a new epoch are not made equal.
+    SkipEqualising, skips_equalising;
+    /// An epoch serves as soon as this member has adopted it.
+    ServeBeforeEffective, serves_before_effective;
+    /// A sync does not look whether what it names is here.
+    HideLostWrites, hides_lost_writes;
+    /// A sync that fails is answered as if it had not.
+    HideFailedSyncs, hides_failed_syncs;
+    /// The sessions that are over, as an adoption names them, are not taken over.
+    ForgetFences, forgets_fences;
+    /// An adoption does not wait for what the disk is at.
+    AdoptUndrained, adopts_undrained;
+    /// Writes that may not be everywhere are not remembered.
+    ForgetMarks, forgets_marks;
 }

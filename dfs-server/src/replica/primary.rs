@@ -160,7 +160,9 @@ impl ReplicaCore {
             epoch: g.epoch(),
             counter: g.counter,
         };
-        g.marks.wrote(version, key);
+        if !self.planted.forgets_marks() {
+            g.marks.wrote(version, key);
+        }
         let (predecessor_generation, predecessor) = identity(held.as_ref());
         let forward = ForwardWrite {
             key,
@@ -313,6 +315,12 @@ impl ReplicaCore {
                 started.waiting.remove(&run.server);
                 started.applied.push(run);
                 self.note_space(group, run.server, low_on_space);
+            }
+            Err(error)
+                if error.code == ErrorCode::WrongEpoch && self.planted.serves_when_voted_out() =>
+            {
+                started.waiting.remove(&run.server);
+                started.applied.push(run);
             }
             Err(error) if joining => {
                 started.waiting.remove(&run.server);

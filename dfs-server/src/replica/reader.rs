@@ -53,8 +53,8 @@ impl ReplicaCore {
         }
     }
 
-    /// Says once which copy is damaged, and replaces it by that of another in-sync member if
-    /// that is of the same version.
+    /// Says once which copy is damaged, and replaces it by that of another member if that is of
+    /// the same version.
     pub(super) fn found_rotten(
         &mut self,
         key: ChunkKey,
@@ -66,13 +66,17 @@ impl ReplicaCore {
             return;
         }
         let me = self.me;
+        // A joining member does as well: a version has one content, whoever holds it, and a wrong
+        // suspicion may have left nobody else.
         let source = self.groups.get(&group).and_then(|g| {
             let others = g.others(me);
             let primary = g.primary().filter(|run| others.contains(run));
-            Some((g.epoch(), primary.or(others.first().copied())?))
+            let joining = || g.config.joining().find(|run| run.incarnation != me);
+            let source = primary.or(others.first().copied()).or_else(joining);
+            Some((g.epoch(), source?))
         });
         let Some((epoch, source)) = source else {
-            log::error!("{key} of {group}: {error}; no other in-sync member can repair it");
+            log::error!("{key} of {group}: {error}; no other member can repair it");
             return;
         };
         log::error!(
@@ -120,7 +124,7 @@ impl ReplicaCore {
                 index: *index,
             };
             let held = h.chunk(key).map_or(Version::HOLE, |state| state.version);
-            if held < *version {
+            if held < *version && !self.planted.hides_lost_writes() {
                 log::error!("{key}: {version} was acknowledged, {held} is here: a write is lost");
                 let error = Error::new(
                     ErrorCode::WriteLost,
@@ -141,6 +145,7 @@ impl ReplicaCore {
     pub(super) fn sync_ended(&mut self, caller: Caller, result: Result<DiskDone, Error>) {
         match result {
             Ok(_) => self.done(caller),
+            Err(_) if self.planted.hides_failed_syncs() => self.done(caller),
             Err(error) => {
                 // The data may be gone: a later sync must not succeed. The store accepts
                 // nothing any more, and every group goes on without this server.

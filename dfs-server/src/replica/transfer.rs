@@ -267,8 +267,14 @@ impl ReplicaCore {
         if op.adopt_torn {
             op.adopt_torn = false;
             op.running = 1;
-            let group = Some(op.group);
-            self.disk(DiskOp::AdoptTorn { key }, DiskFor::Torn { key }, group);
+            let g = self.groups.get_mut(&op.group)?;
+            g.counter += 1;
+            let version = Version {
+                epoch: op.epoch,
+                counter: g.counter,
+            };
+            let what = DiskFor::Torn { key };
+            self.disk(DiskOp::AdoptTorn { key, version }, what, Some(op.group));
             return Some(op);
         }
         if let Some(source) = op.pull {

@@ -205,8 +205,8 @@ pub(super) fn perform(store: &ChunkStore, op: &DiskOp) -> Result<DiskDone, Error
             });
             return Ok(DiskDone::Checked(copy));
         }
-        DiskOp::AdoptTorn { key } => {
-            store.adopt_torn(*key)?;
+        DiskOp::AdoptTorn { key, version } => {
+            store.adopt_torn(*key, *version)?;
         }
         DiskOp::Release { group, epoch } => {
             let (chunks, end) = store.release(*group)?;

@@ -132,6 +132,8 @@ pub(crate) enum Timer {
     Tick,
     Register,
     Beat,
+    Patrol,
+    Stop,
     DiskWorks(Token, Box<dfs_server::replica::DiskOp>),
     DiskEnds(Token, Result<dfs_server::replica::DiskDone, Error>),
     /// A client's task goes on.

@@ -16,6 +16,7 @@
 
 mod chaos;
 mod client;
+mod clock;
 mod directory;
 mod disk;
 mod invariants;
@@ -25,6 +26,7 @@ mod oracle;
 pub(crate) mod random;
 mod schedule;
 mod server;
+mod shape;
 mod world;
 
 use dfs_server::replica::ReplicaCore;
@@ -44,6 +46,21 @@ pub struct Options {
     pub clients_only: bool,
     /// Called with each new replica core.
     pub plant: fn(&mut ReplicaCore),
+    /// What is wrong around the cores.
+    pub around: Around,
+}
+
+/// A rule that whoever drives the cores breaks on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Around {
+    #[default]
+    Nothing,
+    /// A file server that is started again goes on under the number of its last run.
+    SameRun,
+    /// After a loss of power a file server says that it was stopped in good order.
+    CleanAfterPowerLoss,
+    /// A chunk store makes every cut that it is asked for, whatever it holds by then.
+    LateCuts,
 }
 
 impl Default for Options {
@@ -54,6 +71,7 @@ impl Default for Options {
             live: false,
             clients_only: false,
             plant: |_| {},
+            around: Around::Nothing,
         }
     }
 }
@@ -68,6 +86,10 @@ pub struct Report {
     pub time: Duration,
     pub reads: u64,
     pub writes: u64,
+    pub cuts: u64,
+    pub syncs: u64,
+    /// How often all copies of a group had lost power, so that what was not synced was gone.
+    pub losses: u64,
     /// Epochs that all groups went through.
     pub epochs: u64,
 }

@@ -2,11 +2,14 @@
 //! all. Everything that happens is ordered by (time, sequence), so a run is a function of its
 //! seed.
 
+use super::chaos::Relief;
+use super::clock::Clocks;
 use super::invariants::Invariants;
 use super::message::{Answer, Ask, Node, Process, Then, Timer};
 use super::net::{Net, Weather};
 use super::oracle::Oracle;
 use super::random::Random;
+use super::{Around, Options};
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{Incarnation, ServerId};
 use std::collections::{BTreeMap, VecDeque};
@@ -45,6 +48,10 @@ pub(crate) enum Event {
     },
     /// Something goes wrong somewhere.
     Chaos,
+    /// The disk of a server has room, or its speed, again.
+    Relieved(usize, Relief),
+    /// Somebody looks after the disk of a server.
+    DiskReplaced(usize),
 }
 
 /// A call that has not been answered.
@@ -61,6 +68,7 @@ pub(crate) struct Schedule {
     pub(crate) now: Duration,
     pub(crate) random: Random,
     pub(crate) net: Net,
+    pub(crate) clocks: Clocks,
     pub(crate) oracle: Oracle,
     pub(crate) invariants: Invariants,
     /// Where a server of the directory's numbering is.
@@ -72,6 +80,7 @@ pub(crate) struct Schedule {
     lives: BTreeMap<Node, (u64, bool)>,
     digest: u64,
     pub(crate) steps: u64,
+    pub(crate) around: Around,
     violation: Option<String>,
     tracing: bool,
     live: bool,
@@ -79,13 +88,15 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    pub(crate) fn new(seed: u64, tracing: bool, live: bool) -> Self {
+    pub(crate) fn new(seed: u64, options: &Options) -> Self {
+        let (tracing, live) = (options.trace, options.live);
         let mut random = Random::new(seed);
         let weather = Weather::of(&mut random);
         Self {
             now: Duration::from_secs(100),
             random,
             net: Net::new(weather),
+            clocks: Clocks::default(),
             oracle: Oracle::default(),
             invariants: Invariants::default(),
             places: BTreeMap::new(),
@@ -95,6 +106,7 @@ impl Schedule {
             lives: BTreeMap::new(),
             digest: 0xcbf2_9ce4_8422_2325,
             steps: 0,
+            around: options.around,
             violation: None,
             tracing: tracing || live,
             live,
@@ -183,14 +195,18 @@ impl Schedule {
         self.process(process.node) == Some(process)
     }
 
-    /// The incarnation of a file server's process.
-    pub(crate) fn incarnation(process: Process) -> Incarnation {
+    /// The number of a run.
+    pub(crate) fn incarnation(&self, process: Process) -> Incarnation {
         let place = match process.node {
             Node::Directory => 1,
             Node::Server(at) => 100 + at as u64,
             Node::Client(at) => 200 + at as u64,
         };
-        Incarnation(place * 1_000_000 + process.life)
+        let life = match process.node {
+            Node::Server(_) if self.around == Around::SameRun => 1,
+            _ => process.life,
+        };
+        Incarnation(place * 1_000_000 + life)
     }
 
     // Calls.
@@ -208,6 +224,7 @@ impl Schedule {
         let call = self.sequence;
         self.calls.insert(call, Call { from, to, then });
         let code = ErrorCode::DeadlineExceeded;
+        let deadline = self.clocks.takes(from.node, deadline);
         self.push(deadline, Event::Fail { call, code });
         for delay in self.net.fate(&mut self.random) {
             let ask = ask.clone();
@@ -249,8 +266,24 @@ impl Schedule {
         }
     }
 
+    /// After a true time.
     pub(crate) fn timer(&mut self, at: Process, delay: Duration, timer: Timer) {
         self.push(delay, Event::Timer { at, timer });
+    }
+
+    /// After a time of the process's own clock.
+    pub(crate) fn own_timer(&mut self, at: Process, delay: Duration, timer: Timer) {
+        let delay = self.clocks.takes(at.node, delay);
+        self.timer(at, delay, timer);
+    }
+
+    pub(crate) fn directory_now(&self) -> Duration {
+        self.clock(Node::Directory)
+    }
+
+    /// What the clock of a node shows.
+    pub(crate) fn clock(&self, node: Node) -> Duration {
+        self.clocks.shows(node, self.now)
     }
 
     // The queue.

@@ -2,21 +2,32 @@
 //! what the real server's service does besides: carry requests, disk work and answers, register,
 //! give signs of life.
 
+use super::Around;
 use super::disk::Disk;
 use super::invariants::{Admission, Seen};
 use super::message::{Answer, Ask, Node, Process, Then, Timer, Told};
 use super::schedule::Schedule;
 use dfs_directory::placement::Placed;
 use dfs_proto::error::ErrorCode;
-use dfs_proto::ids::{GroupId, Incarnation, ServerId, ServerRun};
+use dfs_proto::ids::{ChunkKey, Epoch, Generation, GroupId, Incarnation, ServerId, ServerRun};
+use dfs_proto::msg::chunk::ReadChunk;
 use dfs_proto::msg::registry::DataDirPast;
+use dfs_proto::payload::Payload;
 use dfs_proto::timing::SERVER_HEARTBEAT;
-use dfs_server::replica::{Action, Caller, Event, ReplicaCore, Response};
-use std::collections::BTreeMap;
+use dfs_server::replica::{
+    Action, Caller, Event, ReplicaCore, Request, Response, ScrubChunk, Sender,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Time of the core's tick.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Everything held is read and verified this often.
+const PATROL: Duration = Duration::from_millis(300);
+
+/// An orderly stop waits so long for what is in progress.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long the server waits for the directory.
 const DIRECTORY_DEADLINE: Duration = Duration::from_millis(500);
@@ -36,17 +47,21 @@ pub(crate) struct Server {
     pub(crate) disk: Disk,
     process: Option<Process>,
     core: Option<ReplicaCore>,
+    me: Incarnation,
     /// As the directory numbered it.
     id: Option<ServerId>,
-    /// The last stop left everything on disk.
-    clean: bool,
-    /// All runs that used the disk.
+    /// All runs that used the disk, and how many of the earlier ones all stops since were orderly.
     runs: Vec<Incarnation>,
+    intact: u32,
     registered: bool,
     asked: BTreeMap<Caller, Asked>,
     callers: u64,
-    /// Un-synced data were lost, and it has not been in-sync since.
-    pub(crate) poor: bool,
+    /// Reads that the server asks of itself.
+    patrols: BTreeSet<Caller>,
+    /// Groups of which un-synced data were lost, and in which it was not in-sync since.
+    pub(crate) lost: BTreeSet<GroupId>,
+    /// An orderly stop has begun: until when it waits for what is in progress.
+    stopping: Option<Duration>,
 }
 
 impl Server {
@@ -56,27 +71,54 @@ impl Server {
             disk: Disk::default(),
             process: None,
             core: None,
+            me: Incarnation::default(),
             id: None,
-            clean: true,
             runs: Vec::new(),
+            intact: 0,
             registered: false,
             asked: BTreeMap::new(),
             callers: 0,
-            poor: false,
+            patrols: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            stopping: None,
         }
     }
 
     /// The run that lives here.
     pub(crate) fn run(&self) -> Option<ServerRun> {
-        let process = self.process?;
+        self.process?;
         Some(ServerRun {
             server: self.id?,
-            incarnation: Schedule::incarnation(process),
+            incarnation: self.me,
         })
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
     }
 
     pub(crate) fn is_up(&self) -> bool {
         self.process.is_some()
+    }
+
+    fn earlier_runs(&self, present: Incarnation) -> Vec<Incarnation> {
+        let earlier = self.runs.iter().filter(|run| **run != present);
+        earlier.copied().collect()
+    }
+
+    fn adopted(&self) -> Vec<(GroupId, Epoch)> {
+        let configs = self.disk.configs().into_iter();
+        configs.map(|config| (config.group, config.epoch)).collect()
+    }
+
+    /// Whether copies of a group here are not what the group was told that they are.
+    pub(crate) fn is_poor(&self, group: GroupId) -> bool {
+        let mut damaged = self.disk.damaged().into_iter();
+        self.lost.contains(&group)
+            || self.disk.trouble.failed
+            || self.disk.trouble.sync_fails
+            || self.disk.trouble.write_fails
+            || damaged.any(|(of, _)| of == group)
     }
 
     pub(crate) fn seen(&self) -> Seen<'_> {
@@ -90,30 +132,65 @@ impl Server {
     /// A process begins, with what the disk has. `plant` may break a rule of its core.
     pub(crate) fn start(&mut self, s: &mut Schedule, plant: fn(&mut ReplicaCore)) {
         let process = s.start(Node::Server(self.place));
-        let me = Schedule::incarnation(process);
+        let me = s.incarnation(process);
         let mut core = ReplicaCore::new(me, self.disk.configs(), self.disk.fenced());
         plant(&mut core);
         self.core = Some(core);
+        self.disk.late_cuts = s.around == Around::LateCuts;
+        self.me = me;
         self.runs.push(me);
         self.process = Some(process);
         self.registered = false;
         s.trace(|| format!("server {} starts as {me:?}", self.place));
         s.timer(process, Duration::ZERO, Timer::Register);
-        s.timer(process, TICK, Timer::Tick);
-        s.timer(process, SERVER_HEARTBEAT, Timer::Beat);
+        s.own_timer(process, TICK, Timer::Tick);
+        s.own_timer(process, SERVER_HEARTBEAT, Timer::Beat);
+        s.own_timer(process, PATROL, Timer::Patrol);
+    }
+
+    /// An orderly stop begins: nothing new is taken, what is in progress ends.
+    pub(crate) fn stop(&mut self, s: &mut Schedule) {
+        if let Some(process) = self.process {
+            s.trace(|| format!("server {} stops", self.place));
+            self.stopping = Some(s.now + STOP_PATIENCE);
+            s.timer(process, Duration::ZERO, Timer::Stop);
+        }
+    }
+
+    fn stop_goes_on(&mut self, s: &mut Schedule, process: Process, until: Duration) {
+        let idle = self.core.as_ref().is_none_or(ReplicaCore::is_idle);
+        if !idle && s.now < until {
+            return s.timer(process, Duration::from_millis(5), Timer::Stop);
+        }
+        let clean = !self.disk.trouble.failed;
+        let intact = self.intact;
+        self.kill(s, false);
+        if clean {
+            self.disk.sync_all();
+            self.intact = intact + 1;
+        }
     }
 
     /// The process is killed; with `power` the machine too.
     pub(crate) fn kill(&mut self, s: &mut Schedule, power: bool) {
         self.process = None;
         self.core = None;
-        self.clean = false;
+        self.intact = match s.around {
+            Around::CleanAfterPowerLoss => self.runs.len() as u32,
+            _ => 0,
+        };
+        self.stopping = None;
         self.asked.clear();
+        self.patrols.clear();
         s.kill(Node::Server(self.place));
-        if power {
+        // What a disk did not take is gone as well, at the latest with the process.
+        let failed = std::mem::take(&mut self.disk.trouble.failed);
+        self.disk.trouble.sync_fails = false;
+        self.disk.trouble.write_fails = false;
+        if power || failed {
             let lost = self.disk.lose_power(&mut s.random);
-            self.poor |= lost > 0;
-            s.trace(|| format!("server {} loses power, {lost} chunks", self.place));
+            s.trace(|| format!("server {} loses power, of {lost:?}", self.place));
+            self.lost.extend(lost);
         } else {
             s.trace(|| format!("server {} is killed", self.place));
         }
@@ -138,6 +215,9 @@ impl Server {
         else {
             return;
         };
+        if let (Some(process), Some(_)) = (self.process, self.stopping) {
+            return s.answer(process, call, Err(ErrorCode::ShuttingDown.into()));
+        }
         let epoch = Admission::names(&request)
             .and_then(|(group, _)| core.view(group))
             .map(|view| view.epoch);
@@ -223,23 +303,19 @@ impl Server {
         };
         match timer {
             Timer::Tick => {
-                s.timer(process, TICK, Timer::Tick);
+                s.own_timer(process, TICK, Timer::Tick);
                 self.feed(s, Event::Tick, world);
             }
             Timer::Register => {
-                let incarnation = Schedule::incarnation(process);
-                let earlier = self.runs.iter().filter(|run| **run != incarnation);
-                let runs: Vec<Incarnation> = earlier.copied().collect();
+                let incarnation = s.incarnation(process);
                 let ask = Ask::Register {
                     incarnation,
                     past: DataDirPast {
-                        intact: if self.clean { runs.len() as u32 } else { 0 },
-                        runs,
+                        runs: self.earlier_runs(incarnation),
+                        intact: self.intact,
                         accept_rollback: false,
                     },
-                    epochs: (self.disk.configs().iter())
-                        .map(|config| (config.group, config.epoch))
-                        .collect(),
+                    epochs: self.adopted(),
                 };
                 s.call(
                     process,
@@ -250,7 +326,7 @@ impl Server {
                 );
             }
             Timer::Beat => {
-                s.timer(process, SERVER_HEARTBEAT, Timer::Beat);
+                s.own_timer(process, SERVER_HEARTBEAT, Timer::Beat);
                 if let Some(run) = self.run().filter(|_| self.registered) {
                     s.call(
                         process,
@@ -263,19 +339,75 @@ impl Server {
             }
             Timer::DiskWorks(token, op) => {
                 let result = self.disk.work(*op);
-                let delay = s.random.micros(0, 300);
+                if self.disk.trouble.failed {
+                    s.trace(|| format!("the disk of server {} has failed", self.place));
+                }
+                let delay = s.random.micros(0, 300) * self.disk.trouble.slow.max(1);
                 s.timer(process, delay, Timer::DiskEnds(token, result));
             }
             Timer::DiskEnds(token, result) => self.feed(s, Event::Disk { token, result }, world),
+            Timer::Patrol => {
+                s.own_timer(process, PATROL, Timer::Patrol);
+                self.patrol(s, world);
+            }
+            Timer::Stop => {
+                if let Some(until) = self.stopping {
+                    self.stop_goes_on(s, process, until);
+                }
+            }
             Timer::Task(_) | Timer::Recall(_) => {}
         }
+    }
+
+    /// Reads everything, so that damage is found; a read of a damaged copy has it repaired.
+    fn patrol(&mut self, s: &mut Schedule, world: &World<'_>) {
+        self.disk.verify();
+        for (group, key) in self.disk.damaged() {
+            let view = self.core.as_ref().and_then(|core| core.view(group));
+            let Some(view) = view.filter(|view| view.in_sync && view.effective) else {
+                continue;
+            };
+            let request = Request::Read(ReadChunk {
+                key,
+                group,
+                epoch: view.epoch,
+                generation: Generation(u64::MAX),
+                offset: 0,
+                len: 1,
+            });
+            self.ask_itself(s, Sender::Mount, request, world);
+        }
+        // The copies of some chunk of each group are compared.
+        let led = self.core.as_ref().map(ReplicaCore::led).unwrap_or_default();
+        for group in led {
+            let keys: Vec<ChunkKey> = self.disk.of_group(group).map(|(key, _)| key).collect();
+            if !keys.is_empty() {
+                let key = keys[s.random.index(keys.len())];
+                let insist = s.random.chance(100);
+                let request = Request::ScrubChunk(ScrubChunk { group, key, insist });
+                self.ask_itself(s, Sender::Own, request, world);
+            }
+        }
+    }
+
+    fn ask_itself(&mut self, s: &mut Schedule, from: Sender, request: Request, world: &World<'_>) {
+        self.callers += 1;
+        let caller = Caller(self.callers);
+        let event = Event::Request {
+            from,
+            caller,
+            request,
+            payload: Payload::default(),
+        };
+        self.patrols.insert(caller);
+        self.feed(s, event, world);
     }
 
     fn feed(&mut self, s: &mut Schedule, event: Event, world: &World<'_>) {
         let (Some(process), Some(core)) = (self.process, &mut self.core) else {
             return;
         };
-        let actions = core.handle(s.now, event, &self.disk);
+        let actions = core.handle(s.clock(process.node), event, &self.disk);
         for action in actions {
             self.act(s, process, action, world);
         }
@@ -284,10 +416,17 @@ impl Server {
         };
         for group in (0..world.groups).map(GroupId) {
             if let Some(view) = core.view(group) {
-                let result = s.invariants.viewed(self.place, run, group, &view);
+                let result = s
+                    .invariants
+                    .viewed(self.place, run, group, &view, world.placed);
                 s.check(result);
             }
         }
+    }
+
+    fn everybody<'a>(&'a self, world: &World<'a>) -> Vec<Seen<'a>> {
+        let others = world.others.iter().map(|other| other.seen());
+        others.chain([self.seen()]).collect()
     }
 
     fn act(&mut self, s: &mut Schedule, process: Process, action: Action, world: &World<'_>) {
@@ -298,14 +437,23 @@ impl Server {
                 result,
                 payload,
             } => {
+                if self.patrols.remove(&caller) {
+                    return;
+                }
                 let Some(asked) = self.asked.remove(&caller) else {
                     return s.violate(format!("{process:?} answers {caller:?} twice"));
                 };
                 s.trace(|| format!("  server {} -> {:?} {result:?}", self.place, asked.from));
+                if let (Err(error), Some(run)) = (&result, self.run()) {
+                    let servers = self.everybody(world);
+                    let (admission, placed) = (&asked.admission, world.placed);
+                    let checked = s
+                        .invariants
+                        .refuses(run, admission, error.code, placed, &servers);
+                    s.check(checked);
+                }
                 if let (Ok(response), Some(run)) = (&result, self.run()) {
-                    let mut servers: Vec<Seen<'_>> =
-                        world.others.iter().map(|other| other.seen()).collect();
-                    servers.push(self.seen());
+                    let servers = self.everybody(world);
                     let checked = s.invariants.answers(
                         run,
                         &asked.admission,
@@ -329,7 +477,7 @@ impl Server {
                 let delay = match s.random.chance(20) {
                     true => s.random.micros(1_000, 60_000),
                     false => s.random.micros(20, 400),
-                };
+                } * self.disk.trouble.slow.max(1);
                 s.timer(process, delay, Timer::DiskWorks(token, Box::new(op)));
             }
             Action::Send {
@@ -339,7 +487,7 @@ impl Server {
                 payload,
                 deadline,
             } => {
-                let from = dfs_server::replica::Sender::Server(Schedule::incarnation(process));
+                let from = Sender::Server(s.incarnation(process));
                 let ask = Ask::Chunk {
                     from,
                     request,
@@ -350,7 +498,7 @@ impl Server {
                 let place = s.places.get(&to.server).copied().unwrap_or(usize::MAX);
                 let target = s
                     .process(Node::Server(place))
-                    .filter(|p| Schedule::incarnation(*p) == to.incarnation)
+                    .filter(|p| s.incarnation(*p) == to.incarnation)
                     .unwrap_or(Process {
                         node: Node::Server(place),
                         life: 0,

@@ -1,19 +1,19 @@
 //! The whole cluster in one thread: takes event after event, and ends with everything well or
 //! with a violation.
 
-use super::chaos::{CLIENTS, Mood, SERVERS};
+use super::chaos::Mood;
 use super::client::{self, Client};
 use super::directory::Directory;
 use super::invariants::{Seen, convergence};
 use super::message::{Node, Process};
 use super::schedule::{Event, Schedule};
 use super::server::{self, Server};
+use super::shape::Shape;
 use super::{Options, Report, Violation};
-use dfs_proto::ids::{ChunkIndex, ChunkKey, InodeId};
+use dfs_proto::cluster::Equalise;
+use dfs_proto::ids::{ChunkIndex, ChunkKey, Epoch, GroupId, InodeId, MapVersion, ServerId};
+use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// Replica groups.
-const GROUPS: u32 = 2;
 
 /// After the last fault everything must be well within this.
 const RECOVERY: Duration = Duration::from_secs(60);
@@ -28,6 +28,12 @@ pub(crate) struct World {
     pub(super) servers: Vec<Server>,
     pub(super) clients: Vec<Client>,
     pub(super) mood: Mood,
+    pub(super) shape: Shape,
+    /// The map that was looked at last, and the epochs that served then.
+    looked: MapVersion,
+    serving: BTreeMap<GroupId, Epoch>,
+    /// The in-sync servers of each group's last epoch that served.
+    served: BTreeMap<GroupId, Vec<ServerId>>,
     /// Processes that will be started again.
     pub(super) returns: Vec<(Duration, Node)>,
     options: Options,
@@ -36,19 +42,28 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, options: Options) -> Self {
-        let mut schedule = Schedule::new(seed, options.trace, options.live);
+        let mut schedule = Schedule::new(seed, &options);
         if options.clients_only {
             schedule.invariants.turn_off();
         }
-        let mood = Mood::of(&mut schedule);
-        let min_in_sync = 1 + schedule.random.below(2) as u8;
-        let format = Directory::format(GROUPS, min_in_sync);
-        let directory = Directory::start(&mut schedule, format);
-        let mut servers: Vec<Server> = (0..SERVERS).map(Server::new).collect();
+        let shape = Shape::of(&mut schedule.random);
+        let mood = Mood::of(&mut schedule.random);
+        if mood.full_disks {
+            // A copy of a write that was refused would be a new one: connections make no copies.
+            schedule.net.weather.doubled = 0;
+        }
+        for node in shape.nodes() {
+            let now = schedule.now;
+            schedule.clocks.add(&mut schedule.random, node, now);
+        }
+        schedule.trace(|| format!("{shape:?} {mood:?}"));
+        let directory = Directory::start(&mut schedule, Directory::format(&shape));
+        let mut servers: Vec<Server> = (0..shape.servers).map(Server::new).collect();
         for server in &mut servers {
             server.start(&mut schedule, options.plant);
         }
-        let mut clients: Vec<Client> = (0..CLIENTS).map(|at| Client::new(at, GROUPS)).collect();
+        let clients = 0..shape.clients;
+        let mut clients: Vec<Client> = clients.map(|at| Client::new(at, shape.groups)).collect();
         for client in &mut clients {
             client.start(&mut schedule);
         }
@@ -59,6 +74,10 @@ impl World {
             servers,
             clients,
             mood,
+            shape,
+            looked: MapVersion(0),
+            serving: BTreeMap::new(),
+            served: BTreeMap::new(),
             returns: Vec::new(),
             options,
             healing: false,
@@ -88,6 +107,7 @@ impl World {
                 break;
             };
             self.happen(event);
+            self.look_at_epochs();
         }
         self.finish(begin)
     }
@@ -101,6 +121,9 @@ impl World {
                 time: s.now - begin,
                 reads: s.oracle.reads,
                 writes: s.oracle.writes,
+                cuts: s.oracle.cuts,
+                syncs: s.oracle.syncs,
+                losses: s.oracle.losses,
                 epochs: self
                     .directory
                     .placed
@@ -200,6 +223,8 @@ impl World {
                     self.chaos();
                 }
             }
+            Event::Relieved(place, relief) => self.relieve(place, relief),
+            Event::DiskReplaced(place) => self.replace_disk(place),
         }
     }
 
@@ -247,25 +272,76 @@ impl World {
         };
         let world = server::World {
             placed: &self.directory.placed,
-            groups: GROUPS,
+            groups: self.shape.groups,
             others: before.iter().chain(after.iter()).collect(),
         };
         step(server, &mut self.schedule, &world);
         // Whoever is in-sync in an epoch that serves has everything again.
-        if let Some(run) = server.run().filter(|_| server.poor) {
-            let mut groups = self.directory.placed.groups.values();
-            let whole = |r: &dfs_directory::placement::GroupRecord| {
-                r.is_effective() && r.config.in_sync().any(|member| member == run)
-            };
-            server.poor = !groups.all(whole);
+        if let Some(run) = server.run().filter(|_| !server.lost.is_empty()) {
+            let groups = &self.directory.placed.groups;
+            server.lost.retain(|group| {
+                let record = groups.get(group).filter(|r| r.is_effective());
+                !record.is_some_and(|r| r.config.in_sync().any(|member| member == run))
+            });
         }
+    }
+
+    /// Checks epochs that serve from now on.
+    fn look_at_epochs(&mut self) {
+        let placed = &self.directory.placed;
+        if placed.map_version == self.looked {
+            return;
+        }
+        self.looked = placed.map_version;
+        for (group, record) in placed.groups.iter().filter(|(_, r)| r.is_effective()) {
+            let epoch = record.config.epoch;
+            if self.serving.insert(*group, epoch) == Some(epoch) {
+                continue;
+            }
+            if record.config.equalise == Equalise::Everything && self.may_have_lost(*group) {
+                self.schedule
+                    .trace(|| format!("{group} may have lost what was not synced"));
+                let blocks = client::blocks_of(*group, self.shape.groups);
+                self.schedule.oracle.lost(blocks);
+                self.schedule.invariants.lost(*group);
+            }
+            let seen: Vec<Seen<'_>> = self.servers.iter().map(Server::seen).collect();
+            let checked = self.schedule.invariants.serves(*group, record, &seen);
+            self.schedule.check(checked);
+        }
+        for (group, record) in &placed.groups {
+            let served = record.effective.as_ref();
+            let served = served.map(|c| c.in_sync().map(|run| run.server).collect());
+            if record.is_effective() {
+                self.served.insert(*group, served.unwrap_or_default());
+            }
+        }
+    }
+
+    /// Whether none of the servers that served a group last and are there has everything.
+    fn may_have_lost(&self, group: GroupId) -> bool {
+        let placed = &self.directory.placed;
+        let whole = |server: &Server| {
+            let Some(run) = server.run().filter(|_| !server.is_poor(group)) else {
+                return false;
+            };
+            let record = placed.servers.get(&run.server);
+            let known = record.is_some_and(|r| r.alive && r.incarnation == run.incarnation);
+            let served = self.served.get(&group);
+            known && served.is_some_and(|served| served.contains(&run.server))
+        };
+        self.mood.blackouts && !self.servers.iter().any(whole)
     }
 
     fn revive(&mut self) {
         let now = self.schedule.now;
+        let stopping = |node: &Node| match node {
+            Node::Server(at) => self.servers[*at].is_stopping(),
+            _ => false,
+        };
         let (due, later) = std::mem::take(&mut self.returns)
             .into_iter()
-            .partition(|(at, _)| *at <= now);
+            .partition(|(at, node)| *at <= now && !stopping(node));
         self.returns = later;
         let due: Vec<(Duration, Node)> = due;
         for (_, node) in due {
@@ -290,6 +366,18 @@ impl World {
         for (at, _) in &mut self.returns {
             *at = s.now;
         }
+        for server in &mut self.servers {
+            server.disk.trouble.full = false;
+            server.disk.trouble.low = false;
+            server.disk.trouble.slow = 1;
+            server.disk.trouble.sync_fails = false;
+            server.disk.trouble.write_fails = false;
+            // Somebody replaces a disk that has failed.
+            if server.disk.trouble.failed && server.is_up() {
+                server.kill(s, false);
+                self.returns.push((s.now, Node::Server(server.place)));
+            }
+        }
         for client in &mut self.clients {
             client.close();
         }
@@ -308,7 +396,7 @@ impl World {
     fn compare(&mut self) {
         let mut checked = Ok(());
         if !self.options.clients_only {
-            checked = convergence::equal(&self.seen());
+            checked = convergence::equal(&self.directory.placed, &self.seen());
         }
         self.schedule.check(checked);
         for inode in (1..=client::INODES).map(InodeId) {
@@ -318,7 +406,11 @@ impl World {
                     index: ChunkIndex(block / client::BLOCKS),
                 };
                 let at = (block % client::BLOCKS) as usize * client::BLOCK;
-                let stored = self.servers[0].disk.stored(key);
+                let group = client::layout(inode, self.shape.groups).group_of(key.index);
+                let record = self.directory.placed.groups.get(&group);
+                let primary = record.and_then(|r| r.config.primary);
+                let place = primary.and_then(|server| self.schedule.places.get(&server));
+                let stored = place.and_then(|at| self.servers[*at].disk.stored(key));
                 let bytes = stored.and_then(|stored| stored.bytes.get(at..at + client::BLOCK));
                 let value = bytes
                     .and_then(|b| b.try_into().ok())

@@ -74,13 +74,13 @@ fn check(store: &ChunkStore, before: Before, step: Step, offset: u32) {
         assert!(store.state(at).expect("is there").damaged);
         assert!(matches!(content(store, at), Err(StoreError::Rotten { .. })));
         assert!(write_at(store, at, 0, 9, 0, b"x").is_err());
-        let adopted = store.adopt_torn(at).expect("adopts");
-        assert_eq!((adopted.version, adopted.damaged), (version(3), false));
+        let adopted = store.adopt_torn(at, version(4)).expect("adopts");
+        assert_eq!((adopted.version, adopted.damaged), (version(4), false));
         let read = content(store, at).expect("reads");
         let mixed =
             |at: usize| read[at] == old.get(at).copied().unwrap_or(0) || read[at] == new[at];
         assert!((0..read.len()).all(mixed));
-        assert!(store.adopt_torn(at).is_err(), "no longer torn");
+        assert!(store.adopt_torn(at, version(5)).is_err(), "no longer torn");
         return;
     }
     let read = content(store, at).expect("reads");

@@ -137,7 +137,7 @@ proptest! {
                     prop_assert_ne!(history.synced, Some(last), "all was synced");
                     let kept = mode == HEADER_ONLY && history.synced.is_some();
                     prop_assert!(!kept, "the synced data are all there");
-                    store.adopt_torn(at).expect("adopts");
+                    store.adopt_torn(at, state.version).expect("adopts");
                     content(&store, at).expect("reads after the adoption");
                 }
                 Some(state) => {

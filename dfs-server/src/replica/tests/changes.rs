@@ -242,6 +242,42 @@ fn after_an_end_of_all_the_highest_version_of_each_chunk_wins() {
 }
 
 #[test]
+fn an_accepted_torn_copy_is_a_version_of_its_own() {
+    let mut world = three();
+    Put::new(1, 1).send(&mut world, 1);
+    world.settle();
+    // The power went everywhere; the copies of one version have come to differ.
+    let store = &mut world.nodes.get_mut(&1).unwrap().store;
+    let torn = store.chunks.get_mut(&key(1, 0)).unwrap();
+    torn.damaged = true;
+    torn.bytes[0] = 9;
+    for id in [1, 2] {
+        world.restart(id);
+    }
+    let config = GroupConfig {
+        equalise: Equalise::Everything,
+        ..world.config(2, &[1], &[2])
+    };
+    world.enter(config);
+    world.settle();
+    world.assert_equal(&[1, 2]);
+    assert_eq!(world.nodes[&2].store.chunks[&key(1, 0)].bytes[0], 9);
+}
+
+#[test]
+fn a_joining_member_gives_back_what_rots_on_the_only_other_one() {
+    let mut world = three();
+    Put::new(1, 1).send(&mut world, 1);
+    world.settle();
+    let store = &mut world.nodes.get_mut(&1).unwrap().store;
+    store.chunks.get_mut(&key(1, 0)).unwrap().damaged = true;
+    world.enter(world.config(2, &[1], &[2]));
+    world.settle();
+    world.assert_equal(&[1, 2]);
+    assert!(!world.nodes[&1].store.chunks[&key(1, 0)].damaged);
+}
+
+#[test]
 fn restarted_members_compare_everything_even_where_marks_are_asked_for() {
     let mut world = three();
     Put::new(1, 1).send(&mut world, 1);

@@ -198,9 +198,10 @@ impl MemoryStore {
                 }
                 Ok(DiskDone::Released { chunks, end })
             }
-            DiskOp::AdoptTorn { key } => {
+            DiskOp::AdoptTorn { key, version } => {
                 if let Some(chunk) = self.chunks.get_mut(&key) {
                     chunk.damaged = false;
+                    chunk.version = version;
                 }
                 Ok(DiskDone::Done)
             }

@@ -12,10 +12,13 @@ mod session;
 mod task;
 
 use super::message::{Answer, Ask, Node, Process, Then, Timer};
+use super::oracle::Block;
 use super::schedule::Schedule;
 use dfs_mount::client::lease::LeaseState;
 use dfs_proto::cluster::ClusterMap;
-use dfs_proto::ids::{ChunkKey, Epoch, GrantId, GroupId, InodeId, MapVersion, SessionId, Version};
+use dfs_proto::ids::{
+    ChunkIndex, ChunkKey, Epoch, GrantId, GroupId, InodeId, MapVersion, SessionId, Version,
+};
 use dfs_proto::layout::FileLayout;
 use dfs_proto::msg::session::LeaseKind;
 use std::collections::BTreeMap;
@@ -41,6 +44,17 @@ pub(crate) fn layout(inode: InodeId, groups: u32) -> FileLayout {
         first_group: GroupId((inode.0 % u64::from(groups)) as u32),
         groups,
     }
+}
+
+/// The blocks that a group holds.
+pub(crate) fn blocks_of(group: GroupId, groups: u32) -> impl Iterator<Item = Block> {
+    (1..=INODES).map(InodeId).flat_map(move |inode| {
+        let layout = layout(inode, groups);
+        let chunks = (0..CHUNKS).map(ChunkIndex);
+        let own = chunks.filter(move |index| layout.group_of(*index) == group);
+        let blocks = own.flat_map(|index| index.0 * BLOCKS..(index.0 + 1) * BLOCKS);
+        blocks.map(move |block| (inode, block))
+    })
 }
 
 /// A lease that is being asked for.
@@ -103,6 +117,7 @@ pub(crate) struct Client {
     unsynced: BTreeMap<ChunkKey, Version>,
     sequence: u64,
     values: u64,
+    changes: u64,
     attempts: u64,
     /// No new operations are begun, but what was begun ends; then everything is read once.
     closing: bool,
@@ -129,11 +144,17 @@ impl Client {
             unsynced: BTreeMap::new(),
             sequence: 0,
             values: 0,
+            changes: 0,
             attempts: 0,
             closing: false,
             read_out: 0,
             finished: 0,
         }
+    }
+
+    /// The time as its clock shows it.
+    fn now(&self, s: &Schedule) -> Duration {
+        s.clock(Node::Client(self.place))
     }
 
     /// A process begins.

@@ -3,7 +3,7 @@
 
 use super::Client;
 use crate::sim::message::{Answer, Ask, Node, Process, Then, Told};
-use crate::sim::oracle::WriteId;
+use crate::sim::oracle::{ChangeId, Value};
 use crate::sim::schedule::{Schedule, error};
 use dfs_mount::client::chunk_op::{ChunkOp, OpKind, Step};
 use dfs_proto::error::{Error, ErrorCode};
@@ -44,7 +44,7 @@ pub(super) struct Part {
     kind: OpKind,
     op: ChunkOp,
     pub(super) key: ChunkKey,
-    group: GroupId,
+    pub(super) group: GroupId,
     sequence: Sequence,
     offset: u32,
     len: u32,
@@ -55,6 +55,10 @@ pub(super) struct Part {
     sent: Option<Sent>,
     resume: Duration,
     refused: bool,
+    /// A write: its name in the history.
+    pub(super) change: ChangeId,
+    /// It ended with an error that a program may be told.
+    pub(super) failed: bool,
     pub(super) version: Version,
     pub(super) done: bool,
 }
@@ -74,6 +78,8 @@ impl Part {
             sent: None,
             resume: Duration::ZERO,
             refused: false,
+            change: 0,
+            failed: false,
             version: Version::HOLE,
             done: false,
         }
@@ -93,7 +99,7 @@ impl Part {
         sequence: u64,
         offset: u32,
         len: u32,
-        value: WriteId,
+        value: Value,
     ) -> Self {
         let block = value.to_le_bytes();
         let bytes: Vec<u8> = block.iter().copied().cycle().take(len as usize).collect();
@@ -209,6 +215,15 @@ impl Client {
                 }
                 Step::Done => this.done = true,
                 Step::GiveUp(e) if e.code == ErrorCode::Fenced => this.refused = true,
+                Step::GiveUp(e) if is_survivable(this.kind, e.code) => {
+                    this.failed = true;
+                    this.done = true;
+                    let (change, in_doubt) = (this.change, this.op.is_in_doubt());
+                    if this.kind == OpKind::Write {
+                        let checked = s.oracle.refused(change, in_doubt);
+                        s.check(checked);
+                    }
+                }
                 Step::GiveUp(e) => {
                     this.refused = true;
                     let (key, kind) = (this.key, this.kind);
@@ -276,6 +291,9 @@ impl Client {
                     Response::Read(_) => this.payload = payload,
                     Response::Written(written) => {
                         this.version = written.version;
+                        self.unsynced.insert(this.key, written.version);
+                        let checked = s.oracle.answered(this.change);
+                        s.check(checked);
                         let heard = self.heard.entry(this.group).or_default();
                         *heard = (*heard).max(written.epoch);
                     }
@@ -307,6 +325,16 @@ impl Client {
                 self.wake(s, task, Duration::ZERO);
             }
         }
+    }
+}
+
+/// Whether a program may be told this.
+fn is_survivable(kind: OpKind, code: ErrorCode) -> bool {
+    match kind {
+        // All in-sync copies are damaged, another one may yet be found.
+        OpKind::Read => code == ErrorCode::Rotten,
+        OpKind::Write => code == ErrorCode::NoSpace,
+        OpKind::Sync => code == ErrorCode::WriteLost,
     }
 }
 

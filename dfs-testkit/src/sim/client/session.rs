@@ -27,8 +27,8 @@ impl Client {
         let (Some(process), Some(directory)) = (self.process, s.process(Node::Directory)) else {
             return;
         };
-        s.timer(process, BEAT, Timer::Beat);
-        let sent = s.now;
+        s.own_timer(process, BEAT, Timer::Beat);
+        let sent = self.now(s);
         match self.session {
             Some(session) => {
                 let then = Then::Beaten { session, sent };
@@ -36,7 +36,7 @@ impl Client {
             }
             None if self.opening.is_none() => {
                 self.opening = Some(sent);
-                let ask = Ask::OpenSession(Schedule::incarnation(process));
+                let ask = Ask::OpenSession(s.incarnation(process));
                 s.call(process, directory, ask, DEADLINE, Then::Opened);
             }
             None => {}
@@ -68,7 +68,7 @@ impl Client {
         match answer {
             Ok(_) => {
                 // Rights that have lapsed stay lost.
-                self.drop_lapsed(s.now);
+                self.drop_lapsed(self.now(s));
                 self.right = self.right.max(sent + CACHE_RIGHT);
             }
             Err(e) if e.code == ErrorCode::SessionEnded => self.lose_session(s),
@@ -168,7 +168,7 @@ impl Client {
         if self.map.version < grant.map {
             return self.refresh_map(s);
         }
-        self.drop_lapsed(s.now);
+        self.drop_lapsed(self.now(s));
         let state = &mut self.files[file];
         state.granted = None;
         let present = grant.lapses == self.lapses;
@@ -193,7 +193,7 @@ impl Client {
     }
 
     pub(super) fn recalled(&mut self, s: &mut Schedule, file: usize, recall: Recall) {
-        self.drop_lapsed(s.now);
+        self.drop_lapsed(self.now(s));
         self.files[file].recalls.push(recall);
         self.look_at_recalls(s, file);
     }

@@ -4,9 +4,9 @@
 //! flight, and own reads wait for own writes of the chunk.
 
 use super::part::{Part, Progress};
-use super::{BLOCK, BLOCKS, CHUNKS, Client, INODES, layout};
+use super::{BLOCK, BLOCKS, CHUNKS, Client, INODES, blocks_of, layout};
 use crate::sim::message::Timer;
-use crate::sim::oracle::{WriteId, value_of};
+use crate::sim::oracle::{Block, Syncing, Value, change_of, value_of};
 use crate::sim::schedule::Schedule;
 use dfs_mount::client::chunk_op::OpKind;
 use dfs_mount::client::lease::Enter;
@@ -33,8 +33,11 @@ enum State {
     Running {
         plan: Plan,
         era: u64,
-        value: WriteId,
+        value: Value,
         parts: Vec<Part>,
+        sync: Option<Syncing>,
+        /// Losses of power when it began.
+        losses: u64,
     },
 }
 
@@ -73,6 +76,11 @@ impl Plan {
 
     fn blocks(&self) -> impl Iterator<Item = u64> + use<> {
         self.first..self.first + self.count
+    }
+
+    fn blocks_in(&self, key: ChunkKey) -> impl Iterator<Item = Block> + use<> {
+        let blocks = self.blocks().filter(move |b| b / BLOCKS == key.index.0);
+        blocks.map(move |block| (key.inode, block))
     }
 
     /// The part in one chunk: offset and length in bytes.
@@ -156,14 +164,14 @@ impl Client {
             let users = self.users.get(&key).copied().unwrap_or_default();
             users.writing || (write && users.reading > 0)
         });
-        if blocked || (!write && s.now >= self.right) {
+        if blocked || (!write && self.now(s) >= self.right) {
             return self.wake(s, task, Duration::from_millis(1));
         }
         let kind = match write {
             true => LeaseKind::Exclusive,
             false => LeaseKind::Shared,
         };
-        self.drop_lapsed(s.now);
+        self.drop_lapsed(self.now(s));
         match self.files[plan.file].lease.enter(kind, false) {
             Enter::Ready { era, .. } => {
                 for key in plan.chunks() {
@@ -175,8 +183,10 @@ impl Client {
                 let value = value_of(self.place, self.values, &mut s.random);
                 let parts = self.chunk_parts(&plan, value);
                 if let Some(session) = self.session.filter(|_| write) {
-                    let blocks = plan.blocks().map(|block| (plan.inode(), block)).collect();
-                    s.oracle.write_begins(value, session, blocks);
+                    for part in &parts {
+                        let blocks = plan.blocks_in(part.key).collect();
+                        s.oracle.write_begins(part.change, value, session, blocks);
+                    }
                 }
                 self.launch(s, task, plan, era, value, parts);
             }
@@ -197,19 +207,27 @@ impl Client {
         task: usize,
         plan: Plan,
         era: u64,
-        value: WriteId,
+        value: Value,
         parts: Vec<Part>,
     ) {
         s.trace(|| format!("client {} task {task} begins {plan:?} {value}", self.place));
+        let sync = (plan.kind == OpKind::Sync).then(|| {
+            let groups: Vec<GroupId> = parts.iter().map(|part| part.group).collect();
+            let blocks = groups.into_iter().flat_map(|g| blocks_of(g, self.groups));
+            let of_file = blocks.filter(|(inode, _)| *inode == plan.inode());
+            s.oracle.sync_begins(of_file)
+        });
         self.tasks[task].state = State::Running {
             plan,
             era,
             value,
             parts,
+            sync,
+            losses: s.oracle.losses,
         };
     }
 
-    fn chunk_parts(&mut self, plan: &Plan, value: WriteId) -> Vec<Part> {
+    fn chunk_parts(&mut self, plan: &Plan, value: Value) -> Vec<Part> {
         let layout = layout(plan.inode(), self.groups);
         let chunks: Vec<ChunkKey> = plan.chunks().collect();
         chunks
@@ -222,7 +240,10 @@ impl Client {
                     return Part::read(key, group, spread, offset, len);
                 }
                 self.sequence += 1;
-                Part::write(key, group, self.sequence, offset, len, value)
+                self.changes += 1;
+                let mut part = Part::write(key, group, self.sequence, offset, len, value);
+                part.change = change_of(self.place, self.changes);
+                part
             })
             .collect()
     }
@@ -264,29 +285,37 @@ impl Client {
             era,
             value,
             parts,
+            sync,
+            losses,
         } = std::mem::take(&mut self.tasks[task].state)
         else {
             return;
         };
-        self.drop_lapsed(s.now);
+        self.drop_lapsed(self.now(s));
         // An exclusive lease does not lapse, but its session may have been ended: without the
         // directory's word nothing is read under it either (self-fence).
-        let valid = self.files[plan.file].lease.is_valid(era) && s.now < self.right;
+        let valid = self.files[plan.file].lease.is_valid(era) && self.now(s) < self.right;
         let mut again = false;
         match plan.kind {
             OpKind::Write => {
                 s.trace(|| format!("client {} task {task} wrote {value}", self.place));
                 s.note(value);
-                let checked = s.oracle.write_answered(value);
-                s.check(checked);
-                for part in &parts {
-                    self.unsynced.insert(part.key, part.version);
-                }
             }
             // What came after the loss of the lease may be old.
-            OpKind::Read if !valid => again = true,
+            // One that lasted over a loss of power saw what was before and after it.
+            OpKind::Read if losses != s.oracle.losses => again = true,
+            OpKind::Read if !valid || parts.iter().any(|part| part.failed) => again = true,
             OpKind::Read => self.saw(s, task, &plan, &parts),
             OpKind::Sync => {
+                let lost = parts.iter().any(|part| part.failed);
+                match sync {
+                    Some(sync) if !lost => s.oracle.synced(&sync),
+                    // A loss is told once.
+                    _ if s.oracle.losses == 0 => {
+                        s.violate(format!("a sync of client {} met a lost write", self.place));
+                    }
+                    _ => {}
+                }
                 for (key, version) in parts.iter().flat_map(Part::synced) {
                     if self.unsynced.get(&key) == Some(&version) {
                         self.unsynced.remove(&key);

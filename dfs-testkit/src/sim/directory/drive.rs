@@ -88,7 +88,10 @@ impl Drive {
                 .equalising
                 .get(group)
                 .is_some_and(|(at, _)| *at == epoch);
-            let waits = self.equalise_at.get(group).is_some_and(|at| *at > s.now);
+            let waits = self
+                .equalise_at
+                .get(group)
+                .is_some_and(|at| *at > s.directory_now());
             let done = self.equalised.get(group) == Some(&epoch);
             if record.is_effective() || begun || waits || done {
                 continue;
@@ -225,7 +228,7 @@ impl Drive {
 
 impl Lane {
     fn adopt(&mut self, s: &mut Schedule, own: Process, placed: &Placed, link: &Link) {
-        if self.adopting || self.retry_at > s.now {
+        if self.adopting || self.retry_at > s.directory_now() {
             return;
         }
         let configs: Vec<GroupConfig> = placed
@@ -251,7 +254,7 @@ impl Lane {
     }
 
     fn tell(&mut self, s: &mut Schedule, own: Process, placed: &Placed, link: &Link) {
-        if self.telling || self.retry_at > s.now {
+        if self.telling || self.retry_at > s.directory_now() {
             return;
         }
         let groups: Vec<(GroupId, Epoch)> = placed

@@ -14,6 +14,7 @@ mod sessions;
 
 use super::message::{Answer, Ask, Called, Node, Process, Then, Timer, Told};
 use super::schedule::{Schedule, error};
+use super::shape::Shape;
 use dfs_directory::namespace::{Format, NamespaceCommand};
 use dfs_directory::placement::transition::{self, Event as Change};
 use dfs_directory::placement::{self, Placed, PlacementCommand, PlacementOutcome};
@@ -70,12 +71,12 @@ impl Directory {
             tables: MemoryTables::default(),
             placed: Placed::default(),
             map: Rc::default(),
-            registry: Registry::new(s.now),
+            registry: Registry::new(s.directory_now()),
             drive: Drive::default(),
             sessions: Sessions::default(),
             pending: Vec::new(),
             returns: BTreeMap::new(),
-            changed: s.now,
+            changed: s.directory_now(),
         };
         new.commit(
             s,
@@ -86,10 +87,11 @@ impl Directory {
     }
 
     /// What a cluster of the simulation is formatted with.
-    pub(crate) fn format(groups: u32, min_in_sync: u8) -> Format {
+    pub(crate) fn format(shape: &Shape) -> Format {
         Format {
-            groups,
-            min_in_sync,
+            groups: shape.groups,
+            replicas: shape.replicas,
+            min_in_sync: shape.min_in_sync,
             chunk_bytes: 4096,
             ..Format::defaults(ClusterId(1))
         }
@@ -98,8 +100,8 @@ impl Directory {
     /// Executes one command of the log.
     fn commit(&mut self, s: &mut Schedule, change: state::Change) -> Option<Outcome> {
         let now = Timestamp {
-            seconds: s.now.as_secs() as i64,
-            nanoseconds: s.now.subsec_nanos(),
+            seconds: s.directory_now().as_secs() as i64,
+            nanoseconds: s.directory_now().subsec_nanos(),
         };
         match state::apply(&mut self.tables, &Command { now, change }) {
             Ok(outcome) => Some(outcome),
@@ -142,7 +144,7 @@ impl Directory {
                 past,
                 epochs,
             } => self.register(s, from, incarnation, past, epochs),
-            Ask::Alive(run) => match self.registry.heard(run, from, s.now) {
+            Ask::Alive(run) => match self.registry.heard(run, from, s.directory_now()) {
                 true => Ok(Told::Done),
                 false => Err(error(ErrorCode::NotRegistered)),
             },
@@ -168,7 +170,7 @@ impl Directory {
             }
             Ask::Map => Ok(Told::Map(self.map.clone())),
             Ask::OpenSession(incarnation) => self.open_session(s, from, incarnation),
-            Ask::Beat(session) => self.beaten(session, s.now),
+            Ask::Beat(session) => self.beaten(session, s.directory_now()),
             Ask::Lease {
                 session,
                 inode,
@@ -185,14 +187,16 @@ impl Directory {
     pub(crate) fn answered(&mut self, s: &mut Schedule, then: Then, answer: Answer) {
         match then {
             Then::Adopted(called) => {
-                let suspects = self.drive.adopted(&self.placed, &called, answer, s.now);
+                let suspects = self
+                    .drive
+                    .adopted(&self.placed, &called, answer, s.directory_now());
                 self.found(s, &called, suspects);
             }
             Then::Equalised(called) => {
-                let suspects = self.drive.equalised(&called, answer, s.now);
+                let suspects = self.drive.equalised(&called, answer, s.directory_now());
                 self.found(s, &called, (suspects, false));
             }
-            Then::Informed(called) => self.drive.informed(&called, &answer, s.now),
+            Then::Informed(called) => self.drive.informed(&called, &answer, s.directory_now()),
             Then::Fenced(run, sessions) => self.fence_answered(s, run, &sessions, answer),
             Then::Recalled(session, inode, grant) => {
                 self.recall_answered(s, session, inode, grant, answer);
@@ -248,7 +252,7 @@ impl Directory {
             incarnation,
         };
         s.trace(|| format!("directory: {run} registered from place {place}"));
-        self.registry.add(run, from, s.now);
+        self.registry.add(run, from, s.directory_now());
         Ok(Told::Registered(server))
     }
 
@@ -270,7 +274,7 @@ impl Directory {
             self.suspect(group, epoch, run);
         }
         if unable {
-            self.registry.withhold(called.run.server, s.now);
+            self.registry.withhold(called.run.server, s.directory_now());
         }
     }
 
@@ -286,21 +290,23 @@ impl Directory {
 
     /// Decides, logs, and carries out what is logged.
     fn step(&mut self, s: &mut Schedule) {
-        let gone = self.registry.gone(&self.placed, s.now);
-        let servers = self.registry.servers(&self.placed, &gone, s.now);
+        let gone = self.registry.gone(&self.placed, s.directory_now());
+        let servers = self
+            .registry
+            .servers(&self.placed, &gone, s.directory_now());
         let mut events = std::mem::take(&mut self.pending);
-        events.extend(self.over(&servers, s.now));
-        if s.now > self.changed + QUIET {
+        events.extend(self.over(&servers, s.directory_now()));
+        if s.directory_now() > self.changed + QUIET {
             let all = self.placed.groups.keys();
             events.extend(all.map(|group| (*group, Change::Rebalance)));
-            self.changed = s.now;
+            self.changed = s.directory_now();
         }
         let mut groups = placement::plan(&self.placed, &events, &servers);
         if self.placed.groups.is_empty() {
-            groups = self.first_epochs(s.now);
+            groups = self.first_epochs(s.directory_now());
         }
         if !gone.is_empty() || !groups.is_empty() {
-            self.changed = s.now;
+            self.changed = s.directory_now();
             for run in &gone {
                 s.trace(|| format!("directory: {run} is gone"));
             }

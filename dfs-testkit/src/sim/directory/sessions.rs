@@ -107,7 +107,7 @@ impl Directory {
         };
         match self.commit_session(s, command).map(|outcome| outcome.0) {
             Some(Ok(SessionChanged::Opened { session, .. })) => {
-                let heard = s.now;
+                let heard = s.directory_now();
                 let process = from;
                 self.sessions
                     .alive
@@ -148,7 +148,9 @@ impl Directory {
         let given_up: Vec<Token> = waiting.filter(|(_, w)| same(w)).map(|(t, _)| *t).collect();
         for token in given_up {
             self.sessions.waiting.remove(&token);
-            self.sessions.table.finish(s.now, token, &mut effects);
+            self.sessions
+                .table
+                .finish(s.directory_now(), token, &mut effects);
         }
         self.sessions.tokens += 1;
         let token = Token(self.sessions.tokens);
@@ -159,9 +161,14 @@ impl Directory {
         };
         self.sessions.waiting.insert(token, waiting);
         let wanted = Wanted::Lease(kind);
-        self.sessions
-            .table
-            .request(s.now, token, session, inode, wanted, &mut effects);
+        self.sessions.table.request(
+            s.directory_now(),
+            token,
+            session,
+            inode,
+            wanted,
+            &mut effects,
+        );
         self.take_effects(s, effects);
     }
 
@@ -185,7 +192,13 @@ impl Directory {
                             s.answer(self.process, waiting.call, Ok(told));
                         }
                         let table = &mut self.sessions.table;
-                        table.delivered(s.now, session, inode, granted.grant, &mut effects);
+                        table.delivered(
+                            s.directory_now(),
+                            session,
+                            inode,
+                            granted.grant,
+                            &mut effects,
+                        );
                     }
                     Effect::Granted { .. } => {}
                     Effect::Recall {
@@ -197,7 +210,7 @@ impl Directory {
                         let recall = Recall {
                             keep,
                             asked: false,
-                            next: s.now,
+                            next: s.directory_now(),
                         };
                         self.sessions
                             .recalls
@@ -224,13 +237,13 @@ impl Directory {
     ) {
         if let Some(recall) = self.sessions.recalls.get_mut(&(session, inode, grant)) {
             recall.asked = false;
-            recall.next = s.now + RETRY;
+            recall.next = s.directory_now() + RETRY;
         }
         if answer.is_ok() {
             let mut effects = Vec::new();
             self.sessions
                 .table
-                .returned(s.now, session, inode, grant, &mut effects);
+                .returned(s.directory_now(), session, inode, grant, &mut effects);
             self.take_effects(s, effects);
         }
     }
@@ -245,14 +258,14 @@ impl Directory {
         let failed = answer.as_ref().err().map(|e| e.code);
         if failed == Some(ErrorCode::DeadlineExceeded) {
             s.trace(|| format!("directory: {run} does not fence {sessions:?}"));
-            self.expel(s.now, run);
+            self.expel(s.directory_now(), run);
         }
         for session in sessions {
             let Some(ending) = self.sessions.ending.get_mut(session) else {
                 continue;
             };
             ending.asked.remove(&run);
-            ending.next.insert(run, s.now + RETRY);
+            ending.next.insert(run, s.directory_now() + RETRY);
             if let Ok(Told::Chunk(Response::Fenced(fenced), _)) = &answer {
                 let epochs = fenced.epochs.iter();
                 ending
@@ -265,7 +278,7 @@ impl Directory {
     /// Everything of sessions that time or a new epoch brings.
     pub(super) fn step_sessions(&mut self, s: &mut Schedule) {
         let mut effects = Vec::new();
-        let now = s.now;
+        let now = s.directory_now();
         let alive: Vec<(SessionId, Mount)> = self
             .sessions
             .alive
@@ -299,7 +312,7 @@ impl Directory {
             let Some(mount) = sessions.alive.get(session) else {
                 continue;
             };
-            if recall.asked || recall.next > s.now {
+            if recall.asked || recall.next > s.directory_now() {
                 continue;
             }
             recall.asked = true;
@@ -329,7 +342,10 @@ impl Directory {
                         continue;
                     }
                     open = true;
-                    let rests = ending.next.get(&run).is_some_and(|at| *at > s.now);
+                    let rests = ending
+                        .next
+                        .get(&run)
+                        .is_some_and(|at| *at > s.directory_now());
                     let link = self
                         .registry
                         .link(run.server)
@@ -364,7 +380,7 @@ impl Directory {
             let mut effects = Vec::new();
             self.sessions
                 .table
-                .end_session(s.now, session, &mut effects);
+                .end_session(s.directory_now(), session, &mut effects);
             self.take_effects(s, effects);
         }
     }

@@ -15,6 +15,10 @@ impl Fences {
         self.over.insert(session);
     }
 
+    pub(super) fn all(&self) -> &BTreeSet<SessionId> {
+        &self.over
+    }
+
     pub(super) fn written(
         &self,
         run: ServerRun,

@@ -7,20 +7,28 @@
 //! | `versions` | a version of a group names one write, given out by one primary an epoch |
 //! | `epochs` | a run's epochs only rise, also over a restart; nothing of another epoch is served |
 //! | `fences` | nothing of a session that is over changes what serves |
+//! | `serving` | the in-sync members of an epoch that begins to serve are equal, hold every acknowledged write, have adopted it and know all fences; nobody serves before |
+//! | `synced` | what a sync names is on the disk of whoever answers it |
+//! | `refused` | a write refused for want of space is nowhere |
 //! | `convergence` | when all is quiet, the replicas are equal and everybody is in-sync |
 
 mod acknowledged;
 pub(crate) mod convergence;
 mod epochs;
 mod fences;
+mod refused;
+mod serving;
+mod synced;
 mod versions;
 
 pub(crate) use epochs::Admission;
 
 use super::disk::Disk;
-use dfs_directory::placement::Placed;
-use dfs_proto::ids::{Epoch, GroupId, ServerRun};
+use dfs_directory::placement::{GroupRecord, Placed};
+use dfs_proto::error::ErrorCode;
+use dfs_proto::ids::{Epoch, GroupId, InodeId, ServerRun};
 use dfs_server::replica::{DiskOp, GroupView, Request, Response};
+use std::collections::BTreeSet;
 
 /// A file server as the checks see it.
 #[derive(Debug)]
@@ -39,6 +47,9 @@ pub(crate) struct Invariants {
     versions: versions::Versions,
     epochs: epochs::Epochs,
     fences: fences::Fences,
+    acknowledged: serving::Acknowledged,
+    /// Inodes with a cut under way.
+    pub(crate) cutting: BTreeSet<InodeId>,
 }
 
 impl Invariants {
@@ -86,8 +97,51 @@ impl Invariants {
             self.fences
                 .answered(run, request.group, request.session, placed)?;
             acknowledged::check(run, request, written, placed, servers)?;
+            let (group, key) = (request.group, request.key);
+            self.acknowledged
+                .wrote(group, key, request.generation, written.version);
+        }
+        if let Request::Sync(request) = &admission.request {
+            synced::check(run, request, servers)?;
         }
         Ok(())
+    }
+
+    /// A server is about to refuse a request.
+    pub(crate) fn refuses(
+        &mut self,
+        run: ServerRun,
+        admission: &Admission,
+        code: ErrorCode,
+        placed: &Placed,
+        servers: &[Seen<'_>],
+    ) -> Result<(), String> {
+        match &admission.request {
+            Request::Write(request) if code == ErrorCode::NoSpace && !self.off => {
+                refused::check(run, request, placed, servers)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An epoch serves from now on.
+    pub(crate) fn serves(
+        &mut self,
+        group: GroupId,
+        record: &GroupRecord,
+        servers: &[Seen<'_>],
+    ) -> Result<(), String> {
+        if self.off {
+            return Ok(());
+        }
+        let over = self.fences.all();
+        let cutting = &self.cutting;
+        serving::begins(group, record, servers, &self.acknowledged, over, cutting)
+    }
+
+    /// A group may have lost what was not synced.
+    pub(crate) fn lost(&mut self, group: GroupId) {
+        self.acknowledged.lost(group);
     }
 
     /// What a server knows of a group after a step.
@@ -97,10 +151,12 @@ impl Invariants {
         run: ServerRun,
         group: GroupId,
         view: &GroupView,
+        placed: &Placed,
     ) -> Result<(), String> {
         if self.off {
             return Ok(());
         }
+        serving::believed(run, group, view, placed)?;
         self.epochs.viewed(place, run, group, view)
     }
 

@@ -1,7 +1,8 @@
-//! A file server's chunk store in memory. It has the two parts that matter: what a power cut
-//! leaves, and what is lost with it.
+//! A file server's chunk store in memory. It has the parts that matter: what is on disk and what
+//! a power cut would take, damage, full disks and failures (`trouble`).
 
-use super::random::Random;
+mod trouble;
+
 use dfs_proto::cluster::GroupConfig;
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, SessionId, Version};
@@ -12,6 +13,7 @@ use dfs_proto::msg::scrub::CheckedCopy;
 use dfs_proto::payload::{Payload, block_checksums};
 use dfs_server::replica::{DiskDone, DiskOp, Holdings};
 use std::collections::{BTreeMap, BTreeSet};
+pub(crate) use trouble::Trouble;
 
 /// One chunk as it is stored.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -22,13 +24,48 @@ pub(crate) struct Stored {
     pub(crate) records: BTreeMap<SessionId, WriteRecord>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Damage {
+    #[default]
+    None,
+    /// Not read since.
+    Hidden,
+    Rot,
+    /// A power cut left neither the old nor the new state.
+    Torn,
+}
+
+/// A state of a chunk on disk.
+#[derive(Clone, Debug, Default)]
+struct Copy {
+    /// `None`: a hole.
+    stored: Option<Stored>,
+    damage: Damage,
+}
+
+impl Copy {
+    fn is_whole(&self) -> bool {
+        self.stored.is_some() && self.damage == Damage::None
+    }
+
+    /// It is read: damage is noticed.
+    fn found(&mut self) {
+        if self.damage == Damage::Hidden {
+            self.damage = Damage::Rot;
+        }
+    }
+
+    fn is_known_damaged(&self) -> bool {
+        matches!(self.damage, Damage::Rot | Damage::Torn)
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Slot {
     group: GroupId,
-    /// `None`: a hole.
-    present: Option<Stored>,
+    now: Copy,
     /// What a power cut may go back to: the last synced state and those since, oldest first.
-    past: Vec<Option<Stored>>,
+    past: Vec<Copy>,
 }
 
 /// The disk of one server; it outlives its processes.
@@ -39,6 +76,9 @@ pub(crate) struct Disk {
     floors: BTreeMap<(GroupId, InodeId), (Generation, Epoch)>,
     configs: BTreeMap<GroupId, GroupConfig>,
     fenced: BTreeSet<SessionId>,
+    pub(crate) trouble: Trouble,
+    /// A planted bug: cuts take what was written after them.
+    pub(crate) late_cuts: bool,
 }
 
 impl Disk {
@@ -52,40 +92,55 @@ impl Disk {
     }
 
     pub(crate) fn stored(&self, key: ChunkKey) -> Option<&Stored> {
-        self.slots.get(&key)?.present.as_ref()
+        self.slots.get(&key)?.now.stored.as_ref()
     }
 
-    /// Every chunk that is no hole.
-    pub(crate) fn inventory(&self) -> impl Iterator<Item = (ChunkKey, &Stored)> {
-        self.slots
-            .iter()
-            .filter_map(|(key, slot)| Some((*key, slot.present.as_ref()?)))
+    /// What a power cut would leave at least.
+    pub(crate) fn durable(&self, key: ChunkKey) -> Option<&Stored> {
+        let slot = self.slots.get(&key)?;
+        slot.past.first().unwrap_or(&slot.now).stored.as_ref()
     }
 
-    /// The power goes: each chunk falls back to some state between its last sync and now.
-    pub(crate) fn lose_power(&mut self, random: &mut Random) -> usize {
-        let mut lost = 0;
-        for slot in self.slots.values_mut() {
-            let choices = slot.past.len() + 1;
-            let chosen = random.index(choices);
-            if chosen < slot.past.len() {
-                slot.present = slot.past.swap_remove(chosen);
-                lost += 1;
-            }
-            // What is read after the boot is what the disk has.
-            slot.past.clear();
-        }
-        lost
+    /// Whether a chunk is damaged, known or not.
+    pub(crate) fn is_damaged(&self, key: ChunkKey) -> bool {
+        let slot = self.slots.get(&key);
+        slot.is_some_and(|slot| slot.now.damage != Damage::None)
+    }
+
+    /// Every chunk of a group that is no hole.
+    pub(crate) fn of_group(&self, group: GroupId) -> impl Iterator<Item = (ChunkKey, &Stored)> {
+        let slots = self.slots.iter().filter(move |(_, s)| s.group == group);
+        slots.filter_map(|(key, slot)| Some((*key, slot.now.stored.as_ref()?)))
+    }
+
+    /// An orderly stop has everything on disk.
+    pub(crate) fn sync_all(&mut self) {
+        self.sync(|_, _| true);
     }
 
     fn change(&mut self, key: ChunkKey, group: GroupId, new: Option<Stored>) {
         let slot = self.slots.entry(key).or_insert_with(|| Slot {
             group,
-            present: None,
+            now: Copy::default(),
             past: Vec::new(),
         });
-        let old = std::mem::replace(&mut slot.present, new);
-        slot.past.push(old);
+        let new = Copy {
+            stored: new,
+            damage: Damage::None,
+        };
+        slot.past.push(std::mem::replace(&mut slot.now, new));
+    }
+
+    /// Reads a chunk: damage is noticed.
+    fn look(&mut self, key: ChunkKey) -> Result<Option<&Stored>, Error> {
+        let Some(slot) = self.slots.get_mut(&key) else {
+            return Ok(None);
+        };
+        slot.now.found();
+        match slot.now.damage {
+            Damage::None => Ok(slot.now.stored.as_ref()),
+            _ => Err(Error::bare(ErrorCode::Rotten)),
+        }
     }
 
     fn sync(&mut self, which: impl Fn(ChunkKey, GroupId) -> bool) {
@@ -104,8 +159,9 @@ impl Disk {
 
     fn raise_floor(&mut self, group: GroupId, inode: InodeId, generation: Generation) -> bool {
         let epoch = self.configs.get(&group).map_or(Epoch(0), |c| c.epoch);
+        // A cut that is made again in a later epoch counts as made in that one.
         let floor = self.floors.entry((group, inode)).or_default();
-        let higher = generation > floor.0;
+        let higher = (generation, epoch) > *floor;
         if higher {
             *floor = (generation, epoch);
         }
@@ -114,9 +170,10 @@ impl Disk {
 
     /// Does the work.
     pub(crate) fn work(&mut self, op: DiskOp) -> Result<DiskDone, Error> {
+        self.trouble.strikes(&op)?;
         match op {
             DiskOp::Read { key, offset, len } => {
-                let bytes = self.stored(key).map(|s| s.bytes.as_slice());
+                let bytes = self.look(key)?.map(|s| s.bytes.as_slice());
                 let part = part(bytes.unwrap_or_default(), offset, len);
                 let checksums = block_checksums(offset, part);
                 let read = ChunkRead { checksums };
@@ -131,11 +188,14 @@ impl Disk {
                 payload,
                 ..
             } => {
-                let mut new = self.stored(key).cloned().unwrap_or_default();
+                let mut new = self.look(key)?.cloned().unwrap_or_default();
                 if generation < new.generation.max(self.floor_of(group, key.inode)) {
                     return Err(Error::bare(ErrorCode::StaleGeneration));
                 }
                 let end = offset as usize + payload.len();
+                if self.trouble.full && end > new.bytes.len() {
+                    return Err(Error::bare(ErrorCode::NoSpace));
+                }
                 new.bytes.resize(new.bytes.len().max(end), 0);
                 new.bytes[offset as usize..end].copy_from_slice(&payload);
                 new.generation = generation;
@@ -188,7 +248,7 @@ impl Disk {
                 group,
                 offset,
                 len,
-            } => Ok(self.fetch(key, group, offset, len)),
+            } => self.fetch(key, group, offset, len),
             DiskOp::Install {
                 key,
                 group,
@@ -197,7 +257,9 @@ impl Disk {
                 payload,
                 ..
             } => {
-                self.raise_floor(group, key.inode, image.floor);
+                if self.trouble.full && !hole {
+                    return Err(Error::bare(ErrorCode::NoSpace));
+                }
                 let new = (!hole).then(|| Stored {
                     generation: image.generation,
                     version: image.version,
@@ -205,20 +267,28 @@ impl Disk {
                     records: image.records.iter().map(|r| (r.session, *r)).collect(),
                 });
                 self.change(key, group, new);
+                if hole {
+                    // A removal is durable when it is answered.
+                    self.sync(|changed, _| changed == key);
+                }
                 Ok(DiskDone::Done)
             }
-            DiskOp::AdoptTorn { .. } => Ok(DiskDone::Done),
-            DiskOp::Check { key } => Ok(DiskDone::Checked(self.stored(key).map(|stored| {
-                CheckedCopy {
-                    generation: stored.generation,
-                    version: stored.version,
-                    len: stored.bytes.len() as u32,
-                    digest: Ok(block_checksums(0, &stored.bytes)
-                        .into_iter()
-                        .fold(0, |sum: u32, block| sum.rotate_left(1) ^ block)),
+            DiskOp::AdoptTorn { key, version } => match self.slots.get_mut(&key) {
+                Some(slot) if slot.now.damage == Damage::Torn => {
+                    slot.now.damage = Damage::None;
+                    if let Some(stored) = &mut slot.now.stored {
+                        stored.version = version;
+                    }
+                    Ok(DiskDone::Done)
                 }
-            }))),
+                _ => self.look(key).map(|_| DiskDone::Done),
+            },
             DiskOp::Release { group, epoch } => Ok(self.release(group, epoch)),
+            DiskOp::Check { key } => {
+                let damaged = self.look(key).is_err();
+                let copy = self.stored(key).map(|stored| checked(stored, damaged));
+                Ok(DiskDone::Checked(copy))
+            }
         }
     }
 
@@ -226,7 +296,11 @@ impl Disk {
     fn release(&mut self, group: GroupId, epoch: Epoch) -> DiskDone {
         let (held, _) = self.chunks(group, None, 1);
         match held.first() {
-            Some(state) => self.change(state.key, group, None),
+            Some(state) => {
+                let key = state.key;
+                self.change(key, group, None);
+                self.sync(|changed, _| changed == key);
+            }
             None => self
                 .floors
                 .retain(|(of, _), (_, made)| *of != group || *made >= epoch),
@@ -237,19 +311,26 @@ impl Disk {
         }
     }
 
-    fn fetch(&self, key: ChunkKey, group: GroupId, offset: u32, len: u32) -> DiskDone {
+    fn fetch(
+        &mut self,
+        key: ChunkKey,
+        group: GroupId,
+        offset: u32,
+        len: u32,
+    ) -> Result<DiskDone, Error> {
+        let floor = self.floor_of(group, key.inode);
         let nothing = Stored::default();
-        let stored = self.stored(key).unwrap_or(&nothing);
+        let stored = self.look(key)?.unwrap_or(&nothing);
         let part = part(&stored.bytes, offset, len);
         let image = ChunkImage {
-            floor: self.floor_of(group, key.inode),
+            floor,
             generation: stored.generation,
             version: stored.version,
             len: stored.bytes.len() as u32,
             records: stored.records.values().copied().collect(),
             checksums: block_checksums(offset, part),
         };
-        DiskDone::Image(image, Payload::copy_from(part))
+        Ok(DiskDone::Image(image, Payload::copy_from(part)))
     }
 
     /// As the chunk store does it: durable, once for each generation.
@@ -263,7 +344,7 @@ impl Disk {
     ) {
         let size = u64::from(layout.chunk_bytes);
         for group in groups {
-            if !self.raise_floor(*group, inode, generation) {
+            if !self.raise_floor(*group, inode, generation) && !self.late_cuts {
                 continue;
             }
             for (key, slot) in &mut self.slots {
@@ -271,14 +352,19 @@ impl Disk {
                     continue;
                 }
                 let start = key.index.0 * size;
-                let Some(stored) = &mut slot.present else {
+                let damaged = slot.now.damage != Damage::None;
+                let Some(stored) = &mut slot.now.stored else {
                     continue;
                 };
-                if stored.generation >= generation {
+                if stored.generation >= generation && !self.late_cuts {
                     continue;
                 }
                 if start >= from {
-                    slot.present = None;
+                    slot.now = Copy::default();
+                } else if damaged {
+                    // To be replaced by a copy that was shortened.
+                    slot.now.found();
+                    continue;
                 } else if stored.bytes.len() as u64 > from - start {
                     stored.bytes.truncate((from - start) as usize);
                     stored.generation = generation;
@@ -291,6 +377,20 @@ impl Disk {
     }
 }
 
+fn checked(stored: &Stored, damaged: bool) -> CheckedCopy {
+    let blocks = block_checksums(0, &stored.bytes).into_iter();
+    let digest = blocks.fold(0, |sum: u32, block| sum.rotate_left(1) ^ block);
+    CheckedCopy {
+        generation: stored.generation,
+        version: stored.version,
+        len: stored.bytes.len() as u32,
+        digest: match damaged {
+            true => Err("damaged".into()),
+            false => Ok(digest),
+        },
+    }
+}
+
 fn part(bytes: &[u8], offset: u32, len: u32) -> &[u8] {
     let start = (offset as usize).min(bytes.len());
     let end = (offset as usize)
@@ -299,18 +399,19 @@ fn part(bytes: &[u8], offset: u32, len: u32) -> &[u8] {
     &bytes[start..end]
 }
 
-fn state(key: ChunkKey, stored: &Stored) -> ChunkState {
-    ChunkState {
+fn state(key: ChunkKey, copy: &Copy) -> Option<ChunkState> {
+    let stored = copy.stored.as_ref()?;
+    Some(ChunkState {
         key,
         generation: stored.generation,
         version: stored.version,
-        damaged: false,
-    }
+        damaged: copy.is_known_damaged(),
+    })
 }
 
 impl Holdings for Disk {
     fn chunk(&self, key: ChunkKey) -> Option<ChunkState> {
-        self.stored(key).map(|stored| state(key, stored))
+        state(key, &self.slots.get(&key)?.now)
     }
 
     fn record(&self, key: ChunkKey, session: SessionId) -> Result<Option<WriteRecord>, Error> {
@@ -332,7 +433,7 @@ impl Holdings for Disk {
             .slots
             .iter()
             .filter(|(key, slot)| slot.group == group && after.is_none_or(|after| **key > after))
-            .filter_map(|(key, slot)| Some(state(*key, slot.present.as_ref()?)));
+            .filter_map(|(key, slot)| state(*key, &slot.now));
         let page: Vec<_> = of_group.by_ref().take(max).collect();
         let end = of_group.next().is_none();
         (page, end)
@@ -355,6 +456,6 @@ impl Holdings for Disk {
     }
 
     fn is_low(&self) -> bool {
-        false
+        self.trouble.low || self.trouble.full
     }
 }

@@ -1,0 +1,112 @@
+//! What goes wrong with a disk, and what a power cut leaves of it.
+
+use super::{Copy, Damage, Disk, Stored};
+use crate::sim::random::Random;
+use dfs_proto::error::{Error, ErrorCode};
+use dfs_proto::ids::{ChunkKey, GroupId};
+use dfs_server::replica::DiskOp;
+use std::collections::BTreeSet;
+
+/// Bytes that a power cut leaves or takes as a whole.
+const SECTOR: usize = 8;
+
+/// The state of a disk beside what it holds.
+#[derive(Debug, Default)]
+pub(crate) struct Trouble {
+    /// Neither new chunks nor longer ones.
+    pub(crate) full: bool,
+    /// The reserve is near.
+    pub(crate) low: bool,
+    /// The next sync, or write, fails.
+    pub(crate) sync_fails: bool,
+    pub(crate) write_fails: bool,
+    /// Something has failed: nothing is changed any more until the process is restarted.
+    pub(crate) failed: bool,
+    /// Everything takes so many times as long.
+    pub(crate) slow: u32,
+}
+
+impl Trouble {
+    /// Whether an operation fails now, with all that follow.
+    pub(super) fn strikes(&mut self, op: &DiskOp) -> Result<(), Error> {
+        self.failed |= match op {
+            DiskOp::Read { .. } | DiskOp::Fetch { .. } | DiskOp::Check { .. } => return Ok(()),
+            DiskOp::Sync { .. } | DiskOp::SyncGroup { .. } => self.sync_fails,
+            DiskOp::Write { .. } => self.write_fails,
+            _ => false,
+        };
+        match self.failed {
+            true => Err(Error::bare(ErrorCode::DiskFailed)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Disk {
+    /// The power goes: each chunk falls back to some state between its last sync and now, or is
+    /// torn between them. The groups of which something is lost.
+    pub(crate) fn lose_power(&mut self, random: &mut Random) -> BTreeSet<GroupId> {
+        let mut lost = BTreeSet::new();
+        for slot in self.slots.values_mut() {
+            if slot.past.is_empty() {
+                continue;
+            }
+            if slot.now.is_whole() && slot.past.iter().all(Copy::is_whole) && random.chance(150) {
+                tear(&mut slot.now, &slot.past, random);
+                lost.insert(slot.group);
+            } else {
+                let chosen = random.index(slot.past.len() + 1);
+                if chosen < slot.past.len() {
+                    slot.now = slot.past.swap_remove(chosen);
+                    lost.insert(slot.group);
+                }
+            }
+            // What is read after the boot is what the disk has.
+            slot.past.clear();
+        }
+        lost
+    }
+
+    /// Some chunk rots, unnoticed.
+    pub(crate) fn rot(&mut self, key: ChunkKey) {
+        if let Some(slot) = self.slots.get_mut(&key)
+            && slot.now.is_whole()
+        {
+            slot.now.damage = Damage::Hidden;
+        }
+    }
+
+    /// Whole chunks, in order.
+    pub(crate) fn whole(&self) -> Vec<(GroupId, ChunkKey)> {
+        let whole = self.slots.iter().filter(|(_, slot)| slot.now.is_whole());
+        whole.map(|(key, slot)| (slot.group, *key)).collect()
+    }
+
+    /// Chunks whose copies are damaged, known or not.
+    pub(crate) fn damaged(&self) -> Vec<(GroupId, ChunkKey)> {
+        let damaged = |slot: &super::Slot| slot.now.damage != Damage::None;
+        let slots = self.slots.iter().filter(|(_, slot)| damaged(slot));
+        slots.map(|(key, slot)| (slot.group, *key)).collect()
+    }
+
+    /// Everything is read and verified.
+    pub(crate) fn verify(&mut self) {
+        for slot in self.slots.values_mut() {
+            slot.now.found();
+        }
+    }
+}
+
+/// A copy that is neither this state nor another one.
+fn tear(now: &mut Copy, past: &[Copy], random: &mut Random) {
+    let Some(new) = &mut now.stored else { return };
+    for (at, sector) in new.bytes.chunks_mut(SECTOR).enumerate() {
+        let old = &past[random.index(past.len())];
+        let bytes = old.stored.as_ref().map(|old: &Stored| old.bytes.as_slice());
+        let old = bytes.and_then(|bytes| bytes.get(at * SECTOR..at * SECTOR + sector.len()));
+        if let Some(old) = old.filter(|_| random.chance(500)) {
+            sector.copy_from_slice(old);
+        }
+    }
+    now.damage = Damage::Torn;
+}
