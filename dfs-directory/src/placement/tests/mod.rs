@@ -4,4 +4,5 @@
 
 mod commands;
 mod history;
+mod repair;
 mod table;

@@ -284,6 +284,10 @@ impl Holdings for MemoryStore {
         self.chunks.get(&key).map(|chunk| Self::state(key, chunk))
     }
 
+    fn chunk_bytes(&self, key: ChunkKey) -> u64 {
+        self.chunks.get(&key).map_or(0, |c| c.bytes.len() as u64)
+    }
+
     fn record(&self, key: ChunkKey, session: SessionId) -> Result<Option<WriteRecord>, Error> {
         let chunk = self.chunks.get(&key);
         Ok(chunk.and_then(|chunk| chunk.records.get(&session).copied()))

@@ -7,6 +7,7 @@ mod joining;
 mod memory;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod release;
 mod scrub;
 mod seeds;
 mod world;
