@@ -143,7 +143,10 @@ impl DirRights {
     /// The right is to end: it counts as held no more, and its holder is to be told.
     fn end(&mut self, session: SessionId, dir: InodeId) -> Option<Holder> {
         let right = self.dirs.get_mut(&dir)?.get_mut(&session)?;
-        right.stage = Stage::Ending;
+        // One that fades already goes on to.
+        if right.stage == Stage::Held {
+            right.stage = Stage::Ending;
+        }
         let right = right.id;
         if let Some(held) = self.held.get_mut(&session)
             && let Some(Some(age)) = held.dirs.insert(dir, None)
@@ -182,6 +185,31 @@ impl DirRights {
             }
         }
         told
+    }
+
+    /// The dir was removed by `by`, which knows: everybody else is told to keep nothing of it.
+    pub fn removed(&mut self, by: SessionId, dir: InodeId) -> Vec<Holder> {
+        self.drop_right(by, dir);
+        self.heat.remove(&dir);
+        let others: Vec<SessionId> = self
+            .dirs
+            .get(&dir)
+            .map(|at| at.keys().copied().collect())
+            .unwrap_or_default();
+        let ended = others.into_iter().filter_map(|s| self.end(s, dir));
+        ended.collect()
+    }
+
+    fn drop_right(&mut self, session: SessionId, dir: InodeId) {
+        self.forget(session, dir);
+        if let Some(held) = self.held.get_mut(&session) {
+            if let Some(Some(age)) = held.dirs.remove(&dir) {
+                held.ages.remove(&age);
+            }
+            if held.dirs.is_empty() {
+                self.held.remove(&session);
+            }
+        }
     }
 
     /// Counts a change that has to be told; whether that makes the dir hot.
@@ -272,13 +300,7 @@ impl DirRights {
                 break;
             }
             self.fading.pop_first();
-            self.forget(session, dir);
-            if let Some(held) = self.held.get_mut(&session) {
-                held.dirs.remove(&dir);
-                if held.dirs.is_empty() {
-                    self.held.remove(&session);
-                }
-            }
+            self.drop_right(session, dir);
         }
         self.heat
             .retain(|_, heat| now < heat.window + HOT_WINDOW || now < heat.until + HOT_TERM_MIN);
@@ -380,6 +402,19 @@ mod tests {
         rights.told_to_end(at(1), A, E, holder.right);
         rights.tick(at(3_000));
         assert!(rights.grant(at(3_000), A, E).0);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_removed_dir() {
+        let mut rights = DirRights::new(10);
+        rights.grant(at(0), A, D);
+        rights.grant(at(0), B, D);
+        let told = rights.removed(A, D);
+        assert_eq!(told.len(), 1);
+        assert_eq!((told[0].session, told[0].keep), (B, false));
+        rights.told_to_end(at(0), B, D, told[0].right);
+        rights.tick(at(3_000));
+        assert!(rights.dirs.is_empty() && rights.held.is_empty());
     }
 
     #[test]

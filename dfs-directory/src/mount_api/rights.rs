@@ -32,12 +32,18 @@ const ANSWER_DEADLINE: Duration = Duration::from_millis(1_000);
 /// Entries of a listing that rights are given for while the leader's memory is locked.
 const GRANTS_AT_ONCE: usize = 64;
 
-/// Dirs and the names in them that a mutation has changed; no names: the dir's attributes only.
-pub(super) type DirChanges = BTreeMap<InodeId, Vec<FileName>>;
+/// Dirs that a mutation has changed, with the names in them (none: the dir's attributes only), and
+/// dirs that are gone.
+#[derive(Default, Debug)]
+pub(super) struct DirChanges {
+    changed: BTreeMap<InodeId, Vec<FileName>>,
+    removed: Option<InodeId>,
+}
 
 /// What a mutation that was carried out has changed in dirs.
 pub(super) fn dir_changes(mutation: &Mutation, changed: &Changed) -> DirChanges {
-    let mut changes = DirChanges::new();
+    let mut changes: BTreeMap<InodeId, Vec<FileName>> = BTreeMap::new();
+    let mut removed = None;
     let named_dir = changed
         .attr
         .filter(|attr| attr.kind == FileKind::Dir)
@@ -58,14 +64,14 @@ pub(super) fn dir_changes(mutation: &Mutation, changed: &Changed) -> DirChanges 
         }
         Mutation::RemoveDir { parent, name, .. } => {
             changes.insert(*parent, vec![name.clone()]);
-            let removed = named_dir.or(changed.orphaned);
-            changes.extend(removed.map(|dir| (dir, Vec::new())));
+            removed = named_dir.or(changed.orphaned);
         }
         Mutation::Rename {
             parent,
             name,
             new_parent,
             new_name,
+            flags,
             ..
         } => {
             changes.entry(*parent).or_default().push(name.clone());
@@ -74,12 +80,17 @@ pub(super) fn dir_changes(mutation: &Mutation, changed: &Changed) -> DirChanges 
                 .or_default()
                 .push(new_name.clone());
             // A dir that moves or is replaced changes itself; for a file nobody has this right.
-            for inode in named_dir.into_iter().chain(changed.replaced) {
+            let met = changed.replaced;
+            for inode in named_dir.into_iter().chain(met.filter(|_| flags.exchange)) {
                 changes.entry(inode).or_default();
             }
+            removed = met.filter(|_| !flags.exchange);
         }
     }
-    changes
+    DirChanges {
+        changed: changes,
+        removed,
+    }
 }
 
 impl MountApi {
@@ -151,6 +162,10 @@ impl MountApi {
         delivery: &mut Delivery,
     ) -> Result<Keep> {
         if attr.kind == FileKind::Dir {
+            if attr.links == 0 {
+                // Removed, and still open somewhere.
+                return Ok(Keep::Nothing);
+            }
             return Ok(match self.keep_dir(session, attr.inode)? {
                 true => Keep::Dir,
                 false => Keep::Nothing,
@@ -266,16 +281,23 @@ impl MountApi {
 
     /// Tells everybody who may keep what was changed, and waits until it is kept no more.
     pub(super) async fn tell_changes(&self, by: SessionId, changes: DirChanges) -> Result<()> {
-        if changes.is_empty() {
+        let DirChanges { changed, removed } = changes;
+        if changed.is_empty() && removed.is_none() {
             return Ok(());
         }
         let mut told: BTreeMap<SessionId, Vec<(InodeId, Vec<FileName>, Holder)>> = BTreeMap::new();
         let life = {
             let mut core = self.leading()?;
-            for (dir, names) in changes {
+            for (dir, names) in changed {
                 for holder in core.rights.changed(self.now(), by, dir) {
                     let news = told.entry(holder.session).or_default();
                     news.push((dir, names.clone(), holder));
+                }
+            }
+            if let Some(dir) = removed {
+                for holder in core.rights.removed(by, dir) {
+                    let news = told.entry(holder.session).or_default();
+                    news.push((dir, Vec::new(), holder));
                 }
             }
             core.life

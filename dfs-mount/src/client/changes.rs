@@ -154,13 +154,15 @@ impl Core {
                 (Mutation::SetAttr { inode, .. }, Some(attr)) if attr.kind == FileKind::Dir => {
                     dirs.changed_here(*inode, &[], Some(attr), since.names);
                 }
-                (Mutation::Rename { .. } | Mutation::RemoveDir { .. }, attr) => {
-                    for inode in attr
-                        .map(|attr| attr.inode)
-                        .into_iter()
-                        .chain(mutated.replaced)
-                    {
-                        dirs.unlearn_attr(inode);
+                (Mutation::RemoveDir { .. }, Some(attr)) => dirs.removed(attr.inode),
+                (Mutation::Rename { flags, .. }, attr) => {
+                    if let Some(attr) = attr {
+                        dirs.unlearn_attr(attr.inode);
+                    }
+                    match mutated.replaced {
+                        Some(met) if flags.exchange => dirs.unlearn_attr(met),
+                        Some(met) => dirs.removed(met),
+                        None => {}
                     }
                 }
                 _ => {}

@@ -171,7 +171,7 @@ impl Filesystem for Adapter {
             }
             Ok(answer)
         };
-        self.change(request, reply, work, self.attr());
+        self.change_cached(request, reply, vec![ino], work, self.attr());
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -200,7 +200,7 @@ impl Filesystem for Adapter {
                 .mknod(parent, name?, kind, mode, u64::from(rdev), creator)
                 .await
         };
-        self.change(request, reply, work, self.entry());
+        self.change_cached(request, reply, vec![parent], work, self.entry());
     }
 
     fn mkdir(
@@ -217,7 +217,7 @@ impl Filesystem for Adapter {
         let name = convert::name(name);
         let mode = convert::permission_bits(mode);
         let work = async move { client.mkdir(parent, name?, mode, creator).await };
-        self.change(request, reply, work, self.entry());
+        self.change_cached(request, reply, vec![parent], work, self.entry());
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -225,7 +225,7 @@ impl Filesystem for Adapter {
         let (client, parent, uid) = (self.client.clone(), inode(parent), request.uid());
         let name = convert::name(name);
         let work = async move { client.unlink(parent, name?, uid).await };
-        self.change(request, reply, work, |reply, ()| reply.ok());
+        self.change_cached(request, reply, vec![parent], work, |reply, ()| reply.ok());
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -233,7 +233,7 @@ impl Filesystem for Adapter {
         let (client, parent, uid) = (self.client.clone(), inode(parent), request.uid());
         let name = convert::name(name);
         let work = async move { client.rmdir(parent, name?, uid).await };
-        self.change(request, reply, work, |reply, ()| reply.ok());
+        self.change_cached(request, reply, vec![parent], work, |reply, ()| reply.ok());
     }
 
     fn symlink(
@@ -249,7 +249,7 @@ impl Filesystem for Adapter {
         let name = convert::name(link_name);
         let target = target.as_os_str().as_bytes().to_vec();
         let work = async move { client.symlink(parent, name?, target, creator).await };
-        self.change(request, reply, work, self.entry());
+        self.change_cached(request, reply, vec![parent], work, self.entry());
     }
 
     fn rename(
@@ -273,7 +273,8 @@ impl Filesystem for Adapter {
                 .rename((parent, name?), (newparent, newname?), flags, uid)
                 .await
         };
-        self.change(request, reply, work, |reply, ()| reply.ok());
+        let dirs = vec![parent, newparent];
+        self.change_cached(request, reply, dirs, work, |reply, ()| reply.ok());
     }
 
     fn link(
@@ -288,7 +289,7 @@ impl Filesystem for Adapter {
         let (client, ino, parent) = (self.client.clone(), inode(ino), inode(newparent));
         let name = convert::name(newname);
         let work = async move { client.link(ino, parent, name?).await };
-        self.change(request, reply, work, self.entry());
+        self.change_cached(request, reply, vec![parent, ino], work, self.entry());
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {

@@ -309,6 +309,10 @@ impl KernelCache for Caches {
         let (tell, dropped) = oneshot::channel();
         {
             let mut state = self.lock();
+            let no_pages = !state.filled.contains(&inode) && !state.entries.contains_key(&inode);
+            if no_pages && self.drop_attr_at_once(inode) {
+                return Box::pin(std::future::ready(()));
+            }
             state.filled.remove(&inode);
             let entry = state.entries.entry(inode).or_default();
             entry.dropped = Some(tell);

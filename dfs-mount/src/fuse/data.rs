@@ -82,9 +82,10 @@ impl Adapter {
             // looks the name up again for ESTALE, finds the file and opens it the usual way.
             Err(Error::from(ErrorCode::Stale))
         };
-        self.change(
+        self.change_cached(
             request,
             reply,
+            vec![parent],
             work,
             move |reply: ReplyCreate, made: Created| {
                 let entry = made.entry();

@@ -166,6 +166,13 @@ impl Caches {
         }
     }
 
+    /// Drops the attributes of an inode, if that takes no waiting; it has no pages.
+    pub(super) fn drop_attr_at_once(&self, inode: InodeId) -> bool {
+        self.notify().is_none_or(|notify| {
+            notify.inode(inode, -1, 0) == Dropped::Done || !self.told.may_be_known(inode)
+        })
+    }
+
     /// As `KernelCache::drop_names`.
     pub(super) fn take_back_names(&self, dir: InodeId, names: Vec<FileName>) -> BoxFuture<()> {
         self.told.pass();

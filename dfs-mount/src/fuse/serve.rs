@@ -95,9 +95,30 @@ impl Adapter {
         answer: impl FnOnce(R, T) + Send + 'static,
     ) {
         let thread = request.pid();
-        self.client
-            .names_runtime()
-            .spawn(finish(thread, reply, work, answer));
+        self.client.names_runtime().spawn(async move {
+            // What goes on without its caller needs nobody.
+            drop(finish(thread, reply, work, answer).await);
+        });
+    }
+
+    /// The same for changes of these inodes by name or number: should the caller die, its kernel
+    /// takes them for unchanged, so what it has cached of them is dropped when they are done.
+    pub(super) fn change_cached<T: Send + 'static, R: Refuse>(
+        &self,
+        request: &Request,
+        reply: R,
+        inodes: Vec<InodeId>,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        answer: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let (thread, caches) = (request.pid(), self.caches.clone());
+        self.client.names_runtime().spawn(async move {
+            if let Some(rest) = finish(thread, reply, work, answer).await {
+                // Its end and its outcome don't matter here.
+                let _ = rest.await;
+                caches.take_back_all_names(inodes).await;
+            }
+        });
     }
 
     /// As `finish`, for reads, writes and syncs.
@@ -109,9 +130,10 @@ impl Adapter {
         answer: impl FnOnce(R, T) + Send + 'static,
     ) {
         let thread = request.pid();
-        self.client
-            .data_runtime()
-            .spawn(finish(thread, reply, work, answer));
+        self.client.data_runtime().spawn(async move {
+            // What goes on without its caller needs nobody.
+            drop(finish(thread, reply, work, answer).await);
+        });
     }
 
     pub(super) fn file(&self, number: FileHandle) -> Result<Handle> {
@@ -120,13 +142,13 @@ impl Adapter {
 }
 
 /// Answers with what `work` gives; `work` goes on when the caller dies, and what it gives then is
-/// dropped.
+/// dropped. Returns what goes on.
 async fn finish<T: Send + 'static, R: Refuse>(
     thread: u32,
     reply: R,
     work: impl Future<Output = Result<T>> + Send + 'static,
     answer: impl FnOnce(R, T),
-) {
+) -> Option<tokio::task::JoinHandle<Result<T>>> {
     let mut work = tokio::spawn(work);
     match until_interrupted(thread, Ends::Death, &mut work).await {
         Ok(Ok(Ok(value))) => answer(reply, value),
@@ -135,6 +157,10 @@ async fn finish<T: Send + 'static, R: Refuse>(
             log::error!("a request ended in a defect: {e}");
             reply.refuse(Errno::EIO);
         }
-        Err(_) => reply.refuse(INTERRUPTED),
+        Err(_) => {
+            reply.refuse(INTERRUPTED);
+            return Some(work);
+        }
     }
+    None
 }

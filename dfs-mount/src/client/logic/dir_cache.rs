@@ -231,6 +231,16 @@ impl DirCache {
         }
     }
 
+    /// The dir was removed by this mount: the directory has forgotten its right.
+    pub fn removed(&mut self, dir: InodeId) {
+        self.count += 1;
+        self.floor = self.count;
+        self.drop_dir(dir);
+        if let Some(at) = self.dirs.remove(&dir) {
+            self.by_use.remove(&(at.used, dir));
+        }
+    }
+
     /// All rights are gone. Returns the dirs of which there was one.
     pub fn lose_all(&mut self) -> Vec<InodeId> {
         self.count += 1;
