@@ -7,6 +7,7 @@ use super::kernel::KernelCache;
 use super::link::LinkState;
 use super::locks::Locks;
 use super::map_cache::MapCache;
+use super::read_ahead::AheadHandles;
 use super::servers::Servers;
 use super::session::Session;
 use super::types::ClientOptions;
@@ -57,6 +58,7 @@ pub(super) struct Core {
     pub(super) locks: Locks,
     /// Inodes with unpushed changes.
     pub(super) unpushed: Mutex<BTreeSet<InodeId>>,
+    pub(super) ahead: AheadHandles,
     pub(super) stopping: watch::Sender<bool>,
 }
 

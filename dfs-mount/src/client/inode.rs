@@ -51,6 +51,9 @@ pub(super) struct InodeState {
     pub(super) granted_at: u64,
     pub(super) lost_at: u64,
     pub(super) used_at: u64,
+    /// Counts writes and cuts of this mount that have begun: what was read ahead before is of the
+    /// past.
+    pub(super) changes: u64,
     /// Why the ask with this number failed.
     pub(super) ask_failed: Option<(u64, Error)>,
     pub(super) opens: u32,

@@ -9,6 +9,7 @@ use super::inode::Inode;
 use super::lease::Enter;
 use super::link::Up;
 use super::patience::backoff;
+use super::read_ahead::Basis;
 use dfs_proto::error::Result;
 use dfs_proto::msg::session::{AcquireLease, LeaseGrant, LeaseKind};
 use dfs_proto::timing::SLOW_WAIT;
@@ -26,6 +27,31 @@ impl LeaseUse {
     /// The right was not lost meanwhile (by a lapse or the session's end; a recall waits).
     pub(super) fn is_valid(&self) -> bool {
         self.inode.state().lease.is_valid(self.era)
+    }
+
+    /// The same right, for another use. `None` while it is being given back, or is lost.
+    pub(super) fn also(&self) -> Option<Self> {
+        let mut state = self.inode.state();
+        state
+            .lease
+            .settled()
+            .filter(|_| state.lease.is_valid(self.era))?;
+        match state.lease.enter(LeaseKind::Shared, false) {
+            Enter::Ready { era, .. } => Some(Self {
+                inode: self.inode.clone(),
+                era,
+            }),
+            // Not with a settled lease.
+            Enter::Ask(_) | Enter::Wait(_) => None,
+        }
+    }
+
+    /// What was read in this era and not changed by this mount since is the present content.
+    pub(super) fn basis(&self) -> Basis {
+        Basis {
+            era: self.era,
+            changes: self.inode.state().changes,
+        }
     }
 }
 

@@ -36,6 +36,7 @@ mod ordering;
 mod patience;
 mod push;
 mod read;
+mod read_ahead;
 mod reclaim;
 mod servers;
 mod session;
@@ -51,7 +52,9 @@ pub use dfs_proto::attr::{FileAttr, FileKind, SetAttr, SetTime, StatFs, Timestam
 pub use dfs_proto::msg::namespace::{Creator, DirPageEntry, RenameFlags};
 pub use kernel::{BoxFuture, KernelCache, NoKernel};
 pub use locks::Cancel;
-pub use logic::{authority, chunk_op, dir_cache, filled, gate, held_locks, lease, recall, window};
+pub use logic::{
+    authority, chunk_op, dir_cache, filled, gate, held_locks, lease, recall, stream, window,
+};
 pub use types::{
     Allocate, AttrAnswer, ClientOptions, Created, EntryAnswer, Handle, Listed, ListedEntry,
     LockRequest, OpenMode, ReadData, ReadMode, WriteAt, WriteMode,

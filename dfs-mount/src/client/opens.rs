@@ -5,6 +5,7 @@ use super::clock;
 use super::core::Core;
 use super::inode::Inode;
 use super::lease::RecallFound;
+use super::read_ahead::ReadAhead;
 use super::types::{Handle, OpenMode};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{GrantId, InodeId};
@@ -28,6 +29,7 @@ pub(super) struct Open {
     pub(super) mode: OpenMode,
     /// `Core::breaks` at the open.
     pub(super) opened_at: u64,
+    pub(super) ahead: ReadAhead,
 }
 
 impl Core {
@@ -89,6 +91,7 @@ impl Core {
             inode: inode.clone(),
             mode,
             opened_at: self.breaks.load(Ordering::SeqCst),
+            ahead: ReadAhead::default(),
         }))
     }
 

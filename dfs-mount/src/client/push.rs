@@ -108,6 +108,7 @@ impl Core {
                 _ = stopping.wait_for(|stop| *stop) => return,
             }
             self.push_old();
+            self.ahead.sweep();
             ticked += 1;
             if ticked.is_multiple_of(TABLE_SWEEP_TICKS) {
                 self.return_idle();

@@ -4,6 +4,7 @@ use super::core::Core;
 use super::gate::Access;
 use super::inode::Inode;
 use super::opens::Open;
+use super::read_ahead::Wanted;
 use super::session::Session;
 use super::types::{ReadData, ReadMode};
 use dfs_proto::error::{Error, ErrorCode, Result};
@@ -18,12 +19,14 @@ impl Core {
     /// Reads up to `len` bytes at `offset`; fewer at the end of the file.
     pub(super) async fn read(
         self: &Arc<Self>,
-        open: &Open,
+        open: &Arc<Open>,
         mode: ReadMode,
         offset: u64,
         len: usize,
     ) -> Result<ReadData> {
         let inode = &open.inode;
+        // A recall waits for a READ that it unblocks: nothing else is begun then.
+        let mut try_ahead = mode != ReadMode::Unblock;
         loop {
             inode.check(open.opened_at)?;
             self.right().await?;
@@ -48,6 +51,30 @@ impl Core {
             };
             let len = end.min(size).saturating_sub(offset.min(size)) as usize;
             let session = self.session().await?;
+            let wanted = Wanted {
+                start: offset,
+                end: offset + len as u64,
+                size,
+                layout,
+            };
+            if std::mem::take(&mut try_ahead) && len > 0 {
+                let basis = right.basis();
+                if let Some(found) = self.from_ahead(open, &right, &session, basis, wanted) {
+                    drop(turn);
+                    // The basis again: no write has begun since, so it is the present content.
+                    if let Some(bytes) = found.bytes().await
+                        && right.basis() == basis
+                        && right.is_valid()
+                        && !self.right_left().is_zero()
+                    {
+                        return Ok(ReadData {
+                            bytes,
+                            right: Some(right),
+                        });
+                    }
+                    continue;
+                }
+            }
             let read = self.read_range(inode, session.clone(), layout, offset, len);
             let bytes = match read.await {
                 Ok(bytes) => bytes,
@@ -70,7 +97,7 @@ impl Core {
         }
     }
 
-    async fn read_range(
+    pub(super) async fn read_range(
         self: &Arc<Self>,
         inode: &Arc<Inode>,
         session: Arc<Session>,
@@ -136,7 +163,7 @@ pub(super) fn pieces(
 }
 
 /// The parts, in order of their places, in one buffer of `len` bytes; zeros in between.
-fn with_zeros(len: usize, parts: impl Iterator<Item = (usize, Payload)>) -> Payload {
+pub(super) fn with_zeros(len: usize, parts: impl Iterator<Item = (usize, Payload)>) -> Payload {
     let mut whole = PayloadMut::with_len(len);
     let mut at = 0;
     for (place, bytes) in parts {

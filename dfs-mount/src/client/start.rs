@@ -108,6 +108,7 @@ pub(super) fn start(
         locks: Default::default(),
         last_failure: Mutex::new(None),
         unpushed: Mutex::default(),
+        ahead: Default::default(),
         stopping: watch::Sender::new(false),
     });
     core.names.spawn(link::run(core.clone()));

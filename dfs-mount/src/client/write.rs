@@ -91,6 +91,7 @@ impl Core {
                 (WriteAt::End, _) => size,
             };
             end_of(offset, data.len())?;
+            inode.state().changes += 1;
             let mut taken = data.clone();
             if launder {
                 // A page reaches past the end of the file; the file does not.
@@ -264,6 +265,7 @@ impl Core {
                 modified: true,
             };
             let asked = self.attr_changes.load(Ordering::SeqCst);
+            inode.state().changes += 1;
             // Under this session only: with it the right, and perhaps the handle, would be lost.
             let Some(mutated) = self.mutate_within(&session, mutation).await? else {
                 continue;

@@ -11,6 +11,7 @@
 //! | `chunk_op` | which replica is asked, and what follows from its answer |
 //! | `recall` | how the kernel's pages go |
 //! | `filled` | where the kernel may have pages that a write makes old |
+//! | `stream` | what a sequential reader will want next |
 //! | `held_locks` | which locks a new leader is told of |
 
 pub mod authority;
@@ -21,4 +22,5 @@ pub mod gate;
 pub mod held_locks;
 pub mod lease;
 pub mod recall;
+pub mod stream;
 pub mod window;

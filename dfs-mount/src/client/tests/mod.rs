@@ -2,6 +2,7 @@
 
 mod fake;
 mod names;
+mod read_ahead;
 mod sync;
 
 use super::guard::lock;
