@@ -373,3 +373,53 @@ fn swapped_dirs_work_and_those_of_another_cluster_are_refused() {
     cluster.node("start", "server-3");
     cluster.wait_healthy(HEALING);
 }
+
+#[test]
+fn a_disk_that_fails_takes_its_server_out_and_not_down() {
+    let cluster = Cluster::with_mounts(1);
+    let file = cluster.mount(1).join("file");
+    let data = content(7, 1 << 20);
+    write_synced(&file, &data);
+    // What cannot even be opened, for whatever reason, is no bad sector.
+    let chunk = chunk_file(&cluster, 2, &data);
+    cluster.node("stop", "server-2");
+    fs::remove_file(&chunk).unwrap();
+    fs::create_dir(&chunk).unwrap();
+    cluster.node("start", "server-2");
+    cluster.wait_healthy(HEALING);
+    let pid = cluster.pid("server-2");
+    output(&mut cluster.ctl(&["scrub"]));
+    let server = |cluster: &Cluster| {
+        let (_, servers) = json_of(cluster, &["servers"]);
+        let all = servers.as_array().unwrap();
+        all.iter().find(|s| s["server"] == 2).unwrap().clone()
+    };
+    eventually("it is out of all groups", Duration::from_secs(20), || {
+        server(&cluster)["groups_in_sync"] == 0
+    });
+    let seen = server(&cluster);
+    assert_eq!(seen["alive"], true, "{seen}");
+    let why = seen["failure"].as_str().unwrap_or_else(|| panic!("{seen}"));
+    assert!(why.contains("Is a directory"), "{why}");
+    let table = run(&mut cluster.ctl(&["servers"]));
+    assert!(table.contains("FAILED") && table.contains("the disk of server:2"));
+    assert!(
+        cluster
+            .log("server-2")
+            .contains("check the disk, then restart")
+    );
+    // Work goes on, with the others.
+    let newer = content(8, 1 << 20);
+    write_synced(&file, &newer);
+    remount(&cluster);
+    assert!(fs::read(&file).unwrap() == newer);
+    assert_eq!(cluster.pid("server-2"), pid);
+    assert!(Path::new("/proc").join(pid.to_string()).exists());
+    // On a disk that works it is filled again.
+    cluster.node("stop", "server-2");
+    fs::remove_dir(&chunk).unwrap();
+    cluster.node("start", "server-2");
+    cluster.wait_healthy(HEALING);
+    assert!(server(&cluster)["failure"].is_null());
+    assert_sound(&cluster);
+}

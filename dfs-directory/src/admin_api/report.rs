@@ -103,6 +103,7 @@ impl AdminApi {
                     }),
                     groups,
                     groups_in_sync,
+                    failure: sign.map_or_else(String::new, |sign| sign.failure.clone()),
                 }
             })
             .collect())

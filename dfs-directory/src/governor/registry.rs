@@ -21,6 +21,9 @@ const _: () = assert!(COMING_BACK.as_millis() > SERVER_SILENT.as_millis());
 /// A dead one's groups wait for it, so it is short.
 const LINGER: Duration = Duration::from_millis(25);
 
+/// Of a failure, as much is kept.
+const FAILURE_CHARS_MAX: usize = 500;
+
 /// The last sign of life of a server.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Sign {
@@ -28,6 +31,8 @@ pub struct Sign {
     pub seen: Duration,
     pub space: Space,
     pub repair: RepairWork,
+    /// Why its disk cannot be used any more; empty: it can.
+    pub failure: String,
 }
 
 pub type Signs = BTreeMap<ServerId, Sign>;
@@ -69,6 +74,7 @@ impl Registry {
             seen: now,
             space,
             repair: RepairWork::default(),
+            failure: String::new(),
         };
         self.signs.insert(server, sign);
         self.registered = now;
@@ -82,15 +88,28 @@ impl Registry {
         request: ServerHeartbeat,
         now: Duration,
     ) -> bool {
-        let ServerHeartbeat { run, space, repair } = request;
+        let ServerHeartbeat {
+            run,
+            space,
+            repair,
+            failure,
+        } = request;
         let known = self.links.get(&run.server) == Some(&Link { run, link });
         if known {
             let sign = Sign {
                 seen: now,
                 space,
                 repair,
+                failure: failure.chars().take(FAILURE_CHARS_MAX).collect(),
             };
-            self.signs.insert(run.server, sign);
+            let old = self.signs.insert(run.server, sign);
+            let failure = &self.signs[&run.server].failure;
+            if !failure.is_empty() && old.is_none_or(|old| old.failure != *failure) {
+                log::error!(
+                    "the disk of {run} has failed: {failure}. It takes part in nothing until it \
+                     is started again on a disk that works"
+                );
+            }
         }
         known
     }
@@ -117,6 +136,13 @@ impl Registry {
     /// Not to be taken as joining for a while.
     pub(super) fn withhold(&mut self, server: ServerId, now: Duration) {
         self.withheld.insert(server, now + self.withhold);
+    }
+
+    /// Whether a server says that its disk cannot be used.
+    fn has_failed(&self, server: ServerId) -> bool {
+        self.signs
+            .get(&server)
+            .is_some_and(|sign| !sign.failure.is_empty())
     }
 
     /// When the next server counts as gone whose connection has ended.
@@ -191,7 +217,7 @@ impl Registry {
                 incarnation: record.incarnation,
                 alive: record.alive && !gone.iter().any(|run| run.server == *server),
                 intact_since: record.intact_since.clone(),
-                may_join: !self.withheld.contains_key(server),
+                may_join: !self.withheld.contains_key(server) && !self.has_failed(*server),
             };
             (*server, view)
         };

@@ -55,6 +55,8 @@ pub struct ServerStatus {
     pub silent_ms: u64,
     pub groups: u32,
     pub groups_in_sync: u32,
+    /// Why its disk cannot be used any more; empty: it can.
+    pub failure: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

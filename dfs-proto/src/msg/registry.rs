@@ -58,6 +58,8 @@ pub struct ServerHeartbeat {
     pub run: ServerRun,
     pub space: Space,
     pub repair: RepairWork,
+    /// Why its disk cannot be used any more; empty: it can.
+    pub failure: String,
 }
 
 /// What a server does as a primary to bring members up to date.

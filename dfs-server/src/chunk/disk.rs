@@ -5,9 +5,11 @@
 
 use super::error::{Result, StoreError};
 use super::file::{ChunkFile, DirectIo};
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The steps between which a crash is simulated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,11 +37,18 @@ pub(super) enum Step {
     FilesSynced,
 }
 
+/// So many reads that fail within that time are not some bad sectors any more: the disk has
+/// failed. (A copy that cannot be read is replaced, and its file not read again.)
+const READ_FAILURES_MAX: usize = 8;
+const READ_FAILURES_WITHIN: Duration = Duration::from_secs(60);
+
 /// The disk under a store.
 #[derive(Debug)]
 pub(super) struct Disk {
     pub(super) direct: DirectIo,
     failed: OnceLock<String>,
+    /// When reads failed.
+    unread: Mutex<VecDeque<Instant>>,
     #[cfg(test)]
     pub(super) faults: super::faults::Faults,
 }
@@ -49,6 +58,7 @@ impl Disk {
         Self {
             direct: DirectIo::allowed(),
             failed: OnceLock::new(),
+            unread: Mutex::default(),
             #[cfg(test)]
             faults: super::faults::Faults::default(),
         }
@@ -63,6 +73,28 @@ impl Disk {
             log::error!("the chunk store stops: {text}; check the disk, then restart the server");
         }
         error
+    }
+
+    /// A read failed. One makes its chunk rotten, many stop the store.
+    pub(super) fn could_not_read(&self, path: &Path, error: &io::Error) {
+        log::error!("read {}: {error}", path.display());
+        let now = Instant::now();
+        let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        unread.push_back(now);
+        while let Some(first) = unread.front()
+            && now.duration_since(*first) > READ_FAILURES_WITHIN
+        {
+            unread.pop_front();
+        }
+        let count = unread.len();
+        drop(unread);
+        if count >= READ_FAILURES_MAX {
+            self.fail(StoreError::Failed(format!(
+                "{count} reads failed within {} s, the last one of {}: {error}",
+                READ_FAILURES_WITHIN.as_secs(),
+                path.display()
+            )));
+        }
     }
 
     pub(super) fn failed_doing(&self, doing: &str, path: &Path, error: io::Error) -> StoreError {
@@ -89,6 +121,17 @@ impl Disk {
         #[cfg(test)]
         self.faults.synced(file.path());
         Ok(())
+    }
+
+    /// Blocks are about to be read: here a test's disk says no.
+    #[cfg(not(test))]
+    pub(super) fn reading(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn reading(&self) -> io::Result<()> {
+        self.faults.reading()
     }
 
     /// A step of an operation is done.

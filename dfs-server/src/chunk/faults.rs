@@ -3,12 +3,14 @@
 use super::disk::Step;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where to interrupt, and where to keep what was synced.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     planned: Mutex<Option<(Step, u32)>>,
     shadow: Mutex<Option<PathBuf>>,
+    unreadable: AtomicBool,
 }
 
 impl Faults {
@@ -21,6 +23,19 @@ impl Faults {
     /// sure to leave.
     pub(super) fn keep_synced(&self, dir: &Path) {
         *self.shadow.lock().expect("not poisoned") = Some(dir.to_owned());
+    }
+
+    /// From now on no block can be read, or again all.
+    pub(super) fn unreadable(&self, unreadable: bool) {
+        self.unreadable.store(unreadable, Ordering::Relaxed);
+    }
+
+    pub(super) fn reading(&self) -> std::io::Result<()> {
+        match self.unreadable.load(Ordering::Relaxed) {
+            // EIO
+            true => Err(std::io::Error::from_raw_os_error(5)),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn strikes(&self, step: Step) -> bool {

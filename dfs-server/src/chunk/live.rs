@@ -356,11 +356,14 @@ impl Live {
                 .unwrap_or(count);
             let part = &mut buffer[at as usize * BLOCK_BYTES..end as usize * BLOCK_BYTES];
             if present {
-                self.file
-                    .read_blocks(first + at, part, direct.then_some(&disk.direct))
+                disk.reading()
+                    .and_then(|()| {
+                        let direct = direct.then_some(&disk.direct);
+                        self.file.read_blocks(first + at, part, direct)
+                    })
                     .map_err(|e| {
                         // A sector that cannot be read is rot like any other.
-                        log::error!("{}: {}: {e}", self.file.path().display(), self.meta.key);
+                        disk.could_not_read(self.file.path(), &e);
                         StoreError::rotten(self.meta.key, Damage::Block(first + at))
                     })?;
             } else {

@@ -287,7 +287,7 @@ impl ChunkStore {
             Ok(Err(NoSlot::Newer(format))) => return Err(newer(&path, format)),
             Ok(Err(_)) => return Err(self.note_damage(StoreError::rotten(key, Damage::Header))),
             Err(e) => {
-                log::error!("read {}: {e}", path.display());
+                self.disk.could_not_read(&path, &e);
                 return Err(self.note_damage(StoreError::rotten(key, Damage::Header)));
             }
         };

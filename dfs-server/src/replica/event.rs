@@ -113,6 +113,8 @@ pub enum Event {
         result: Result<Response, Error>,
         payload: Payload,
     },
+    /// The store accepts nothing any more. Repeated for as long as this run lives.
+    DiskFailed { reason: String },
     /// Time has passed; expected about every 100 ms.
     Tick,
 }

@@ -73,6 +73,9 @@ use transfer::Transfer;
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 const REPORT_AFTER: Duration = Duration::from_millis(500);
 
+/// A failed disk is reported again after this: who is out already may not have been told.
+const DISK_REPORT_AFTER: Duration = Duration::from_secs(5);
+
 /// What to do when a disk operation ends.
 #[derive(Clone, Hash, Debug)]
 enum DiskFor {
@@ -282,6 +285,7 @@ impl ReplicaCore {
                 result,
                 payload,
             } => self.replied(token, result, payload, holdings),
+            Event::DiskFailed { reason } => self.disk_failed(&reason),
             Event::Tick => self.tick(holdings),
         }
         std::mem::take(&mut self.out)
@@ -552,6 +556,34 @@ impl ReplicaCore {
             .map(|m| m.run);
         if let Some(run) = run {
             self.suspect(group, run, reason);
+        }
+    }
+
+    /// The disk is of no use any more: this server leaves all its groups, also those that nobody
+    /// writes to.
+    fn disk_failed(&mut self, reason: &str) {
+        let (me, now) = (self.me, self.now);
+        let mut run = None;
+        let mut groups = Vec::new();
+        for (id, g) in &mut self.groups {
+            let Some(member) = g.config.members.iter().find(|m| m.run.incarnation == me) else {
+                continue;
+            };
+            let server = member.run.server;
+            let told = g.suspected.get(&server);
+            let again = told.is_none_or(|at| now >= *at + DISK_REPORT_AFTER);
+            if g.is_in_sync() && again {
+                run = Some(member.run);
+                groups.push((*id, g.config.epoch));
+                g.suspected.insert(server, now);
+            }
+        }
+        if let Some(suspect) = run {
+            self.out.push(Action::Suspect {
+                suspect,
+                groups,
+                reason: format!("its disk has failed: {reason}"),
+            });
         }
     }
 

@@ -213,7 +213,9 @@ impl DirectoryLink {
                         elsewhere.spawn(leader_elsewhere(directory, self.identity.clone()));
                     }
                     let repair = self.driver.repair_work();
-                    let beat = ServerHeartbeat { run, space: self.space(), repair };
+                    let failure = self.driver.store().failure().unwrap_or_default();
+                    let space = self.space();
+                    let beat = ServerHeartbeat { run, space, repair, failure };
                     let (connection, driver) = (connection.clone(), self.driver.clone());
                     answers.spawn(async move {
                         let nothing = Payload::default();

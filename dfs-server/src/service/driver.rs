@@ -91,6 +91,9 @@ impl Driver {
         loop {
             interval.tick().await;
             self.feed(Event::Tick);
+            if let Some(reason) = self.store.failure() {
+                self.feed(Event::DiskFailed { reason });
+            }
         }
     }
 

@@ -136,6 +136,7 @@ pub(crate) fn servers(servers: &[ServerStatus], json: bool) -> String {
                     "chunks": server.space.chunks,
                     "groups": server.groups,
                     "groups_in_sync": server.groups_in_sync,
+                    "failure": (!server.failure.is_empty()).then_some(&server.failure),
                 })
             })
             .collect();
@@ -151,6 +152,7 @@ pub(crate) fn servers(servers: &[ServerStatus], json: bool) -> String {
             vec![
                 server.entry.run.server.0.to_string(),
                 match server.life {
+                    _ if server.entry.alive && !server.failure.is_empty() => "FAILED".to_owned(),
                     ServerLife::Active if server.entry.alive => "alive".to_owned(),
                     ServerLife::Active => "gone".to_owned(),
                     other if server.entry.alive => life(other).to_owned(),
@@ -168,7 +170,15 @@ pub(crate) fn servers(servers: &[ServerStatus], json: bool) -> String {
     let head = [
         "SERVER", "STATE", "ADDRESS", "HEARD", "FREE", "TOTAL", "CHUNKS", "GROUPS",
     ];
-    table(&head, &rows)
+    let mut text = table(&head, &rows);
+    for server in servers.iter().filter(|server| !server.failure.is_empty()) {
+        let _ = writeln!(
+            text,
+            "the disk of {} has failed: {}",
+            server.entry.run.server, server.failure
+        );
+    }
+    text
 }
 
 /// In one word, how a group is.
@@ -520,10 +530,16 @@ mod tests {
             silent_ms: u64::MAX,
             groups: 64,
             groups_in_sync: 0,
+            failure: "read data/00/1.0: Input/output error".into(),
         };
         let value = parse(&servers(std::slice::from_ref(&server), true));
         assert!(value[0]["silent_ms"].is_null());
-        assert!(servers(&[server], false).contains("gone"));
+        let text = servers(&[server], false);
+        assert!(text.contains("gone"), "{text}");
+        assert!(
+            text.contains("the disk of server:2 has failed: read"),
+            "{text}"
+        );
     }
 
     #[test]

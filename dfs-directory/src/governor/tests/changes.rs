@@ -96,6 +96,26 @@ fn a_connection_that_ends_before_its_registration_is_logged_is_no_link() {
 }
 
 #[test]
+fn a_server_whose_disk_failed_is_left_out_until_it_is_started_again() {
+    let mut world = World::started(3, 4, 3);
+    let broken = world.servers[&ServerId(2)].run;
+    let why = "read data/00/1.0: Input/output error".to_owned();
+    world.failing.insert(ServerId(2), why);
+    world.run_for(Duration::from_millis(600));
+    world.suspect(2, broken);
+    world.run_until("it is out", |w| w.serves_with(&[1, 3]));
+    let before = world.placed().groups.clone();
+    world.run_for(Duration::from_secs(30));
+    let after = world.placed().groups.clone();
+    assert_eq!(before, after, "it is alive, and not taken back");
+    assert!(world.placed().servers[&ServerId(2)].alive);
+    world.kill(2);
+    world.failing.clear();
+    world.register(2, 2);
+    world.run_until("it is back", |w| w.serves_with(&[1, 2, 3]));
+}
+
+#[test]
 fn a_suspicion_counts_only_for_the_epoch_in_which_it_arose() {
     let mut world = World::started(3, 4, 3);
     let suspect = world.servers[&ServerId(2)].run;
@@ -130,6 +150,7 @@ fn a_silent_server_is_gone_and_its_heartbeats_are_refused() {
             run: silent.run,
             space: Default::default(),
             repair: Default::default(),
+            failure: String::new(),
         },
         ticket,
     });

@@ -46,6 +46,8 @@ pub(super) struct World {
     pub(super) commands: Vec<PlacementCommand>,
     pub(super) replies: BTreeMap<Ticket, Reply>,
     pub(super) closed: Vec<LinkId>,
+    /// What servers say of their disks.
+    pub(super) failing: BTreeMap<ServerId, String>,
 }
 
 impl World {
@@ -72,6 +74,7 @@ impl World {
             commands: Vec::new(),
             replies: BTreeMap::new(),
             closed: Vec::new(),
+            failing: BTreeMap::new(),
         }
     }
 
@@ -334,6 +337,7 @@ impl World {
                 run,
                 space,
                 repair: RepairWork::default(),
+                failure: self.failing.get(&run.server).cloned().unwrap_or_default(),
             };
             self.governor.take(
                 now,

@@ -271,6 +271,7 @@ impl Server {
                 run,
                 space: request.space,
                 repair: RepairWork::default(),
+                failure: String::new(),
             };
             loop {
                 tokio::time::sleep(SERVER_HEARTBEAT).await;

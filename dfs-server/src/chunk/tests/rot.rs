@@ -237,3 +237,42 @@ fn few_files_are_open_however_many_chunks_are_used() {
         .sync_group(GroupId(1))
         .expect("syncs what is no longer open, too");
 }
+
+#[test]
+fn one_read_that_fails_is_rot_and_many_are_the_end_of_the_disk() {
+    let dir = scratch();
+    let (store, _) = open(dir.path());
+    for index in 0..12 {
+        write_at(&store, key(1, index), 0, 1, 0, &bytes(index, 5000)).expect("writes");
+    }
+    store.disk.faults.unreadable(true);
+    assert_eq!(
+        content(&store, key(1, 0)),
+        Err(rotten(Damage::Block(0))),
+        "an error of the disk"
+    );
+    // It is not read again and again.
+    for _ in 0..20 {
+        content(&store, key(1, 0)).expect_err("known to be damaged");
+    }
+    assert_eq!(store.failure(), None);
+    write_at(&store, key(2, 0), 0, 2, 0, b"other chunks go on").expect("writes");
+    for index in 1..8 {
+        content(&store, key(1, index)).expect_err("an error of the disk");
+    }
+    let why = store.failure().expect("that is enough");
+    assert!(
+        why.contains("8 reads failed") && why.contains("1.7"),
+        "{why}"
+    );
+    // What it still can read it does; it takes nothing.
+    store.disk.faults.unreadable(false);
+    content(&store, key(1, 11)).expect("reads");
+    let refused = write_at(&store, key(2, 0), 0, 3, 0, b"x").expect_err("refused");
+    assert!(matches!(refused, StoreError::Failed(_)), "{refused}");
+    assert!(store.close_clean().is_err(), "and leaves no clean mark");
+    drop(store);
+    let (store, opened) = open(dir.path());
+    assert!(!opened.clean && store.failure().is_none());
+    content(&store, key(1, 3)).expect("reads on a disk that works");
+}

@@ -447,3 +447,35 @@ fn a_layout_that_cannot_be_is_refused() {
     let caller = world.direct(1, request);
     assert_eq!(world.code(caller), ErrorCode::InvalidArgument);
 }
+
+#[test]
+fn a_server_whose_disk_failed_leaves_every_group_without_being_asked() {
+    let mut world = three();
+    let reason = || "Input/output error".to_owned();
+    let (me, now) = (world.run(2), world.now);
+    let feed = |world: &mut World, now| {
+        let node = world.nodes.get_mut(&2).unwrap();
+        let event = Event::DiskFailed { reason: reason() };
+        node.core.handle(now, event, &node.store)
+    };
+    match &feed(&mut world, now)[..] {
+        [
+            Action::Suspect {
+                suspect,
+                groups,
+                reason,
+            },
+        ] => {
+            assert_eq!((*suspect, &groups[..]), (me, &[(GROUP, Epoch(1))][..]));
+            assert!(reason.contains("Input/output"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(feed(&mut world, now), [], "not all the time");
+    let later = now + std::time::Duration::from_secs(5);
+    assert_eq!(feed(&mut world, later).len(), 1, "but again");
+    let config = world.config(2, &[1, 3], &[2]);
+    world.direct(2, adopt(config));
+    let later = now + std::time::Duration::from_secs(9);
+    assert_eq!(feed(&mut world, later), [], "until it is out");
+}
