@@ -309,7 +309,8 @@ impl KernelCache for Caches {
         let (tell, dropped) = oneshot::channel();
         {
             let mut state = self.lock();
-            let no_pages = !state.filled.contains_key(&inode) && !state.entries.contains_key(&inode);
+            let no_pages =
+                !state.filled.contains_key(&inode) && !state.entries.contains_key(&inode);
             if no_pages && self.drop_attr_at_once(inode) {
                 return Box::pin(std::future::ready(()));
             }
