@@ -278,6 +278,7 @@ impl Core {
             };
             let now = self.attr_changes.fetch_add(1, Ordering::SeqCst) + 1;
             let mut state = inode.state();
+            let before = state.data.as_ref().map(|data| data.generation());
             if let Some(data) = &mut state.data {
                 data.resized(&attr);
             }
@@ -285,8 +286,11 @@ impl Core {
             // Chunks behind the cut are gone on purpose, those before it stay as they are.
             let kept = size.div_ceil(u64::from(layout.chunk_bytes));
             state.unsynced.retain(|index, _| index.0 < kept);
+            // One of an older generation may have been taken by another mount's cut before.
             for unsynced in state.unsynced.values_mut() {
-                unsynced.generation = unsynced.generation.max(attr.generation);
+                if Some(unsynced.generation) == before {
+                    unsynced.generation = attr.generation;
+                }
             }
             state.used_at = clock::now();
             return Ok(attr);

@@ -59,6 +59,18 @@ async fn a_cut_by_another_mount_between_write_and_fsync_is_no_loss() {
 }
 
 #[tokio::test]
+async fn what_another_mount_cut_is_no_loss_after_an_own_change_of_the_size() {
+    let fake = Fake::start().await;
+    let (a, _) = mount(&fake).await;
+    let (b, _) = mount(&fake).await;
+    let file = five_chunks(&a).await;
+    let other = open(&b, "f", READ_WRITE).await;
+    cut(&b, &other, CHUNK).await;
+    cut(&a, &file, 2 * CHUNK).await;
+    a.fsync(&file).await.expect("the second chunk was cut");
+}
+
+#[tokio::test]
 async fn a_write_that_is_really_lost_is_reported_once() {
     let fake = Fake::start().await;
     let (client, _) = mount(&fake).await;
