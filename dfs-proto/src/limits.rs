@@ -75,6 +75,9 @@ pub const SESSION_DIR_RIGHTS_MAX: usize = 65_536;
 /// Dirs that one change of the namespace can touch: two parents, what is moved, what it replaces.
 pub const DIR_CHANGES_MAX: usize = 4;
 
+/// Servers that one heartbeat of a mount may call unreachable.
+pub const UNREACHABLE_MAX: usize = 64;
+
 const _: () = {
     assert!(IO_BYTES_MAX + BLOCK_BYTES <= PAYLOAD_BYTES_MAX);
     assert!((CHUNK_BYTES_DEFAULT as usize).is_multiple_of(BLOCK_BYTES));

@@ -3,7 +3,7 @@
 use crate::placement::{Placed, PlacementCommand, PlacementOutcome};
 use dfs_proto::cluster::{ClusterSettings, ServerLife};
 use dfs_proto::error::Result;
-use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun};
+use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun, SessionId};
 use dfs_proto::msg::control::{
     AdoptEpochs, EpochsAdopted, EpochsEffective, EqualiseGroups, GroupsEqualised, GroupsReleased,
     ReleaseGroups,
@@ -50,6 +50,11 @@ pub enum Event {
     Closed { link: LinkId },
     /// A member does not answer another one.
     Suspect(ReportSuspect),
+    /// A mount cannot reach these servers. Said again with each of its heartbeats.
+    Unreachable {
+        session: SessionId,
+        runs: Vec<ServerRun>,
+    },
     /// A joining member is up to date.
     Propose {
         request: ProposeInSync,

@@ -11,6 +11,7 @@
 //! | `event` | what goes in and what comes out |
 //! | `registry` | who is there: connections, signs of life, who counts as gone |
 //! | `drive` | carrying epochs out: adopt, equalise, effective |
+//! | `reach` | who cannot reach whom: suspicions judged together, what mounts say |
 //! | `repair` | who is lost, and when groups move |
 //! | `cuts` | carrying cuts and frees out |
 //! | `fences` | fencing ended sessions |
@@ -22,6 +23,7 @@ pub mod cuts;
 mod drive;
 mod event;
 pub mod fences;
+mod reach;
 mod registry;
 mod repair;
 
@@ -42,6 +44,7 @@ use dfs_proto::msg::registry::{
 };
 use dfs_proto::timing::RETURN_WAIT;
 use drive::{Drive, Findings};
+use reach::Reach;
 use registry::Registry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -119,6 +122,7 @@ pub struct Governor {
     pace: Pace,
     placed: Arc<Placed>,
     registry: Registry,
+    reach: Reach,
     drive: Drive,
     pending: Vec<(GroupId, transition::Event)>,
     proposals: Vec<(ProposeInSync, Ticket)>,
@@ -149,6 +153,7 @@ impl Governor {
             pace,
             placed,
             registry: Registry::new(pace.withhold, now),
+            reach: Reach::default(),
             drive: Drive::default(),
             pending: Vec::new(),
             proposals: Vec::new(),
@@ -199,6 +204,7 @@ impl Governor {
     /// When `step` should be called next if nothing happens before.
     pub fn wake_at(&self, now: Duration) -> Duration {
         let tick = now + self.pace.tick;
+        let tick = self.reach.due_at().map_or(tick, |at| at.clamp(now, tick));
         self.registry.next_loss(now).map_or(tick, |at| at.min(tick))
     }
 
@@ -247,7 +253,8 @@ impl Governor {
                 self.reply(ticket, Reply::Heard(answer));
             }
             Event::Closed { link } => self.closed(link, now),
-            Event::Suspect(report) => self.suspected(report),
+            Event::Suspect(report) => self.suspected(report, now),
+            Event::Unreachable { session, runs } => self.unreachable(session, &runs, now),
             Event::Propose { request, ticket } => self.proposals.push((request, ticket)),
             Event::Unanswered { run } => self.expel(run, now),
             Event::Unable { server } => self.registry.withhold(server, now),
@@ -322,7 +329,7 @@ impl Governor {
         }
     }
 
-    fn suspected(&mut self, report: ReportSuspect) {
+    fn suspected(&mut self, report: ReportSuspect, now: Duration) {
         log::warn!(
             "{} suspects {} in {} groups: {}",
             report.from,
@@ -335,8 +342,12 @@ impl Governor {
             self.publish = true;
             return;
         }
-        for (group, epoch) in report.groups {
-            self.suspect(group, epoch, report.suspect);
+        let of_now = |(group, epoch): &(GroupId, Epoch)| {
+            let record = self.placed.groups.get(group);
+            record.is_some_and(|record| record.config.epoch == *epoch)
+        };
+        if report.groups.iter().any(of_now) {
+            self.reach.suspected(report, now);
         }
     }
 
@@ -486,7 +497,9 @@ impl Governor {
     /// The changes that all of what is known asks for, as one command.
     fn decide(&mut self, now: Duration) {
         let gone = self.registry.gone(&self.placed, now, &mut self.out);
-        let servers = self.registry.servers(&self.placed, &gone, now);
+        self.judge(now);
+        let mut servers = self.registry.servers(&self.placed, &gone, now);
+        self.leave_aside(&mut servers, now);
         let mut events = std::mem::take(&mut self.pending);
         events.extend(self.proposals.iter().map(|(p, _)| (p.group, proposal(p))));
         events.extend(self.over(&servers, now));

@@ -7,6 +7,7 @@ use crate::session::{SessionChanged, SessionCommand, SessionInfo, SessionOutcome
 use crate::state::{Change, Outcome};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::SessionId;
+use dfs_proto::limits::UNREACHABLE_MAX;
 use dfs_proto::msg::callback::MapChanged;
 use dfs_proto::msg::session::{EndSession, Heartbeat, HeartbeatAck, OpenSession, SessionOpened};
 use dfs_proto::payload::Payload;
@@ -111,6 +112,11 @@ impl MountApi {
             core.life
         };
         self.bind(session, &connection)?;
+        if !request.unreachable.is_empty() {
+            let mut runs = request.unreachable;
+            runs.truncate(UNREACHABLE_MAX);
+            self.placement().unreachable(session, runs);
+        }
         // An acknowledgement extends rights: only one who surely leads may give it.
         let members = self.raft().read(|tables| members::list(tables)).await?;
         if self.alive(session)?.life != leader_life {

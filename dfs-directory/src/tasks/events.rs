@@ -2,6 +2,7 @@
 
 use crate::governor::{self, Order, Reply};
 use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::ids::{ServerRun, SessionId};
 use dfs_proto::msg::registry::{
     Heard, ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, ServerRegistered,
 };
@@ -54,6 +55,12 @@ impl Event {
 pub struct ServerEvents(pub(super) mpsc::Sender<Event>);
 
 impl ServerEvents {
+    /// Nobody listens.
+    #[cfg(test)]
+    pub(crate) fn to_nobody() -> Self {
+        Self(mpsc::channel(1).0)
+    }
+
     /// A run of a server is there, to be called on this connection from now on.
     pub async fn register(
         &self,
@@ -98,6 +105,14 @@ impl ServerEvents {
     pub async fn suspect(&self, report: ReportSuspect) -> Result<()> {
         let event = Event::Said(governor::Event::Suspect(report));
         self.0.send(event).await.map_err(|_| stopping())
+    }
+
+    /// A mount cannot reach these servers. It says so again: a full queue may drop it.
+    pub(crate) fn unreachable(&self, session: SessionId, runs: Vec<ServerRun>) {
+        let event = Event::Said(governor::Event::Unreachable { session, runs });
+        if self.0.try_send(event).is_err() {
+            log::debug!("what {session} cannot reach waits for its next heartbeat");
+        }
     }
 
     /// A joining member is up to date. Answered when the epoch that says so is logged;

@@ -1,12 +1,12 @@
 //! The handle through which the rest of the directory sees file servers and groups.
 
-use super::events::{deposed, stopping};
+use super::events::{ServerEvents, deposed, stopping};
 use super::view::View;
 use crate::governor::Signs;
 use dfs_proto::attr::StatFs;
 use dfs_proto::cluster::ClusterMap;
 use dfs_proto::error::Result;
-use dfs_proto::ids::{Generation, InodeId, SessionId};
+use dfs_proto::ids::{Generation, InodeId, ServerRun, SessionId};
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -35,6 +35,7 @@ pub struct Placement {
     pub(crate) intents: Arc<Notify>,
     pub(crate) cuts: mpsc::Sender<CutWait>,
     pub(crate) fences: mpsc::Sender<FenceWait>,
+    pub(crate) events: ServerEvents,
 }
 
 impl Placement {
@@ -76,6 +77,11 @@ impl Placement {
             .await
             .map_err(|_| stopping())?;
         ended.await.map_err(|_| deposed())?
+    }
+
+    /// A mount cannot reach these servers, and says so with each heartbeat.
+    pub(crate) fn unreachable(&self, session: SessionId, runs: Vec<ServerRun>) {
+        self.events.unreachable(session, runs);
     }
 
     /// An intent (cut or free) was just logged: drive it now.

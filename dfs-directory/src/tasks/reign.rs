@@ -49,6 +49,7 @@ impl Tasks {
             intents: intents.clone(),
             cuts: cut_waits,
             fences: fence_waits,
+            events: ServerEvents(sender.clone()),
         };
         let outlets = Outlets {
             map: map_out,

@@ -205,10 +205,10 @@ impl Core {
                 offset: part.offset,
                 len: part.len,
             };
-            let read = target
+            let call = target
                 .connection
-                .call(&request, Payload::default(), READ_DEADLINE)
-                .await;
+                .call(&request, Payload::default(), READ_DEADLINE);
+            let read = self.watched(target.server, &target.connection, call).await;
             match read {
                 Ok((read, payload)) => {
                     let whole = payload.len() <= part.len as usize
@@ -261,6 +261,7 @@ impl Core {
             let call = target
                 .connection
                 .call(&request, payload.clone(), REQUEST_DEADLINE);
+            let call = self.watched(target.server, &target.connection, call);
             let written = tokio::select! {
                 written = call => written.map(|(written, _)| written),
                 () = self.map.epoch_left(group, target.epoch) => Err(Error::new(
@@ -346,6 +347,7 @@ impl Core {
     ) -> Result<()> {
         let connection = self.server(server, session).await?;
         let call = connection.call(request, Payload::default(), REQUEST_DEADLINE);
+        let call = self.watched(server, &connection, call);
         tokio::select! {
             synced = call => synced.map(|_| ()),
             () = self.map.epoch_left(request.group, request.epoch) => Err(Error::new(

@@ -232,6 +232,7 @@ async fn heartbeat(
     let sent = clock::now();
     let request = Heartbeat {
         session: session.id,
+        unreachable: core.unreachable(),
     };
     let (ack, _) = connection
         .call(&request, Payload::default(), HEARTBEAT_DEADLINE)
@@ -250,6 +251,8 @@ async fn beat(core: &Arc<Core>, dialer: &mut Dialer, up: &Arc<Up>) -> Error {
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
+            // Its groups wait for the directory to hear of it.
+            () = core.servers.lost.notified() => {}
             () = up.connection.closed() => {
                 return Error::new(ErrorCode::Disconnected, "the connection has ended");
             }

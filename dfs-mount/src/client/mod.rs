@@ -36,6 +36,7 @@ mod ordering;
 mod patience;
 mod push;
 mod read;
+mod reach;
 mod read_ahead;
 mod reclaim;
 mod servers;

@@ -3,9 +3,10 @@
 use super::clock;
 use super::core::Core;
 use super::guard::lock;
+use super::reach::SLOW_CALL;
 use super::session::Session;
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::{ClusterId, ServerId, SessionId};
+use dfs_proto::ids::{ClusterId, Incarnation, ServerId, ServerRun, SessionId};
 use dfs_proto::msg::chunk::BindSession;
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::CONNECT_DEADLINE;
@@ -13,6 +14,7 @@ use dfs_proto::transport::{Connection, Identity, NoService, Role, connect};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// After a failure a server is not dialled again for this long: the callers that wait behind
 /// one attempt share its outcome.
@@ -23,6 +25,10 @@ const REDIAL_AFTER: Duration = Duration::from_millis(20);
 pub(super) struct Servers {
     slots: Mutex<BTreeMap<ServerId, Arc<tokio::sync::Mutex<Slot>>>>,
     cluster: Mutex<Option<ClusterId>>,
+    /// Servers that are being looked for, and the runs of those that were not found.
+    pub(super) sought: Mutex<BTreeMap<ServerId, Option<ServerRun>>>,
+    /// A server could not be reached that was before.
+    pub(super) lost: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +52,14 @@ impl Servers {
 
     fn slot(&self, server: ServerId) -> Arc<tokio::sync::Mutex<Slot>> {
         lock(&self.slots).entry(server).or_default().clone()
+    }
+
+    /// Ends the connection to one server.
+    pub(super) async fn hang_up(&self, server: ServerId, why: &str) {
+        let slot = self.slot(server);
+        if let Some(bound) = slot.lock().await.bound.take() {
+            bound.connection.close(why);
+        }
     }
 
     /// Closes all connections.
@@ -73,6 +87,12 @@ impl Core {
                 format!("{server} is not in the cluster map"),
             ));
         };
+        if self.is_unreachable(entry.run) {
+            return Err(Error::new(
+                ErrorCode::Disconnected,
+                format!("{server} cannot be reached from here at present"),
+            ));
+        }
         let slot = self.servers.slot(server);
         let mut slot = slot.lock().await;
         if let Some(bound) = &slot.bound
@@ -91,6 +111,7 @@ impl Core {
             return Err(error.clone());
         }
         slot.bound = None;
+        let begun = clock::now();
         match self.dial(server, &entry.address, session).await {
             Ok(connection) => {
                 slot.failed = None;
@@ -102,9 +123,24 @@ impl Core {
                 Ok(connection)
             }
             Err(error) => {
+                // A refusal comes at once, and the directory knows of it; silence does not.
+                if clock::elapsed(begun) > SLOW_CALL {
+                    self.seek(server);
+                }
                 slot.failed = Some((clock::now(), error.clone()));
                 Err(error)
             }
+        }
+    }
+
+    /// Who this mount is to file servers.
+    pub(super) fn identity(&self, incarnation: Incarnation) -> Identity {
+        Identity {
+            cluster: *lock(&self.servers.cluster),
+            node: self.node,
+            incarnation,
+            role: Role::Mount,
+            secret: self.options.secret.clone(),
         }
     }
 
@@ -115,13 +151,7 @@ impl Core {
         address: &str,
         session: &Arc<Session>,
     ) -> Result<Connection> {
-        let identity = Arc::new(Identity {
-            cluster: *lock(&self.servers.cluster),
-            node: self.node,
-            incarnation: self.incarnation,
-            role: Role::Mount,
-            secret: self.options.secret.clone(),
-        });
+        let identity = Arc::new(self.identity(self.incarnation));
         let address = address.to_owned();
         let bind = BindSession {
             session: session.id,

@@ -4,7 +4,9 @@ use super::member::DirectoryMember;
 use super::requests;
 use crate::attr::{FileAttr, SizeTimes};
 use crate::cluster::ClusterMap;
-use crate::ids::{GrantId, Incarnation, InodeId, LockOwner, MapVersion, Sequence, SessionId};
+use crate::ids::{
+    GrantId, Incarnation, InodeId, LockOwner, MapVersion, Sequence, ServerRun, SessionId,
+};
 use crate::lock::{HeldLock, LockKind, LockRange, LockSpace};
 use serde::{Deserialize, Serialize};
 
@@ -42,9 +44,12 @@ pub struct SessionOpened {
 
 /// Sign of life; also renews the right to cache. Binds the connection to the session: callbacks
 /// go to the connection that sent the last `OpenSession`, `Heartbeat` or `Reclaim`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Heartbeat {
     pub session: SessionId,
+    /// Runs of file servers that this mount cannot reach at present; at most
+    /// `limits::UNREACHABLE_MAX` are looked at.
+    pub unreachable: Vec<ServerRun>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

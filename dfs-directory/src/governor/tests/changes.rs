@@ -5,7 +5,7 @@ use crate::governor::{Event, LinkId, Reply, Ticket};
 use crate::placement::PlacementCommand;
 use dfs_proto::cluster::MemberState;
 use dfs_proto::error::ErrorCode;
-use dfs_proto::ids::{Epoch, ServerId};
+use dfs_proto::ids::{Epoch, Incarnation, ServerId, ServerRun, SessionId};
 use dfs_proto::msg::registry::ServerHeartbeat;
 use std::time::Duration;
 
@@ -135,6 +135,58 @@ fn a_suspicion_counts_only_for_the_epoch_in_which_it_arose() {
     world.suspect(3, world.servers[&ServerId(1)].run);
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.placed().groups, before.groups);
+}
+
+#[test]
+fn one_that_has_lost_all_others_leaves_and_not_they() {
+    let mut world = World::started(3, 4, 3);
+    let runs: Vec<_> = world.servers.values().map(|s| s.run).collect();
+    // Each names those of its groups in which it waits for the other.
+    world.suspect(1, runs[1]);
+    world.suspect(1, runs[2]);
+    world.suspect(3, runs[0]);
+    world.run_until("it is out", |w| w.serves_with(&[2, 3]));
+    world.run_for(Duration::from_secs(3));
+    assert!(world.serves_with(&[2, 3]), "it is left alone for a while");
+    world.run_until("it is back", |w| w.serves_with(&[1, 2, 3]));
+}
+
+#[test]
+fn a_server_that_a_mount_cannot_reach_is_out_for_as_long() {
+    let mut world = World::started(3, 4, 3);
+    let lost = world.servers[&ServerId(2)].run;
+    let session = SessionId(7);
+    let says = |runs: &[ServerRun]| Event::Unreachable {
+        session,
+        runs: runs.to_vec(),
+    };
+    for _ in 0..8 {
+        world.event(says(&[lost]));
+        world.run_for(Duration::from_millis(500));
+        assert!(world.serves_with(&[1, 3]));
+    }
+    world.run_until("it is back", |w| w.serves_with(&[1, 2, 3]));
+    // Of a run that is over nothing is believed.
+    let mut old = lost;
+    old.incarnation = Incarnation(old.incarnation.0 + 1000);
+    world.event(says(&[old]));
+    world.run_for(Duration::from_secs(1));
+    assert!(world.serves_with(&[1, 2, 3]));
+}
+
+#[test]
+fn a_server_that_a_mount_cannot_reach_is_taken_when_nobody_else_is_left() {
+    let mut world = World::started(3, 4, 3);
+    let lost = world.servers[&ServerId(2)].run;
+    let event = || Event::Unreachable {
+        session: SessionId(7),
+        runs: vec![lost],
+    };
+    world.event(event());
+    world.run_until("it is out", |w| w.serves_with(&[1, 3]));
+    world.kill(3);
+    world.event(event());
+    world.run_until("it is needed", |w| w.serves_with(&[1, 2]));
 }
 
 #[test]

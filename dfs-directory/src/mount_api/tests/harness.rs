@@ -4,7 +4,7 @@ use crate::mount_api::MountApi;
 use crate::namespace::{Format, NamespaceCommand};
 use crate::raft::RaftHandle;
 use crate::state::Change;
-use crate::tasks::Placement;
+use crate::tasks::{Placement, ServerEvents};
 use dfs_proto::attr::{SizeTimes, StatFs};
 use dfs_proto::cluster::ClusterMap;
 use dfs_proto::error::{ErrorCode, Result};
@@ -207,6 +207,7 @@ fn obedient(
         intents: Arc::new(Notify::new()),
         cuts,
         fences,
+        events: ServerEvents::to_nobody(),
     };
     let (cut_raft, cut_by) = (raft.clone(), servers.clone());
     tokio::spawn(async move {
@@ -451,6 +452,7 @@ impl Mount {
     pub(super) async fn heartbeat(&self) -> Result<HeartbeatAck> {
         self.call(Heartbeat {
             session: self.session,
+            unreachable: Vec::new(),
         })
         .await
     }
