@@ -413,3 +413,21 @@ fn what_is_kept_needs_no_question() {
     });
     assert!(served, "each look was a question to the directory");
 }
+
+/// A dir that was removed and is still open: its attributes are there, it has no link any more.
+#[test]
+fn a_removed_dir_that_is_open_has_attributes() {
+    let cluster = Cluster::with_mounts(2);
+    let (a, b) = (cluster.mount(1), cluster.mount(2));
+    fs::create_dir(a.join("dir")).unwrap();
+    let open = [
+        File::open(a.join("dir")).unwrap(),
+        File::open(b.join("dir")).unwrap(),
+    ];
+    fs::remove_dir(a.join("dir")).unwrap();
+    for dir in open {
+        let meta = dir.metadata().unwrap();
+        assert!(meta.is_dir());
+        assert_eq!(meta.nlink(), 0);
+    }
+}

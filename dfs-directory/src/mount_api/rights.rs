@@ -128,10 +128,9 @@ impl MountApi {
         // has lost it meanwhile grants what runs out before the next leader lets anything change.
         match self.reread(&attr) {
             Ok(Some(attr)) => Ok(Seen { attr, keep }),
-            Ok(None) | Err(_) => {
-                self.drop_kept(session, attr.inode, keep, delivery);
-                self.see_only(session, attr, pushes).await
-            }
+            // The session may have held the lease before, so it stays: a holder that does not know
+            // of it gives it back when it is asked.
+            Ok(None) | Err(_) => self.see_only(session, attr, pushes).await,
         }
     }
 
@@ -205,17 +204,6 @@ impl MountApi {
         })
     }
 
-    fn drop_kept(&self, session: SessionId, inode: InodeId, keep: Keep, delivery: &mut Delivery) {
-        if let Keep::Lease { grant, .. } = keep {
-            delivery.0.retain(|(_, _, other)| *other != grant);
-            let mut core = self.core();
-            let mut effects = Vec::new();
-            core.leases
-                .release(self.now(), session, inode, grant, &mut effects);
-            self.carry_out(&mut core, effects);
-        }
-    }
-
     /// Gives what may be kept of the inodes of a page, and their attributes under it.
     pub(super) async fn keep_page(
         &self,
@@ -233,12 +221,10 @@ impl MountApi {
                 if keep == Keep::Nothing {
                     continue;
                 }
-                match self.reread(&attr) {
-                    Ok(Some(attr)) => {
-                        entry.attr = Some(attr);
-                        entry.keep = keep;
-                    }
-                    Ok(None) | Err(_) => self.drop_kept(session, entry.inode, keep, delivery),
+                // Else the lease stays, as in `see`.
+                if let Ok(Some(attr)) = self.reread(&attr) {
+                    entry.attr = Some(attr);
+                    entry.keep = keep;
                 }
             }
             // A long page leaves the others their turn.

@@ -35,6 +35,14 @@ pub struct AttrAnswer {
     pub(super) right: AttrRight,
 }
 
+impl AttrAnswer {
+    /// Attributes that must not be kept.
+    pub fn unprotected(attr: FileAttr) -> Self {
+        let right = AttrRight::None;
+        Self { attr, right }
+    }
+}
+
 /// Under which right attributes are true.
 #[derive(Clone, Debug)]
 pub(super) enum AttrRight {

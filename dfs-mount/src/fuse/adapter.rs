@@ -123,9 +123,17 @@ impl Filesystem for Adapter {
         if let Some(kept) = client.attr_kept(ino) {
             return caches.reply_attr(&client, reply, &kept);
         }
+        let handles = self.handles.clone();
         let work = async move {
             loop {
-                let answer = client.getattr(ino).await?;
+                let answer = match client.getattr(ino).await {
+                    // The directory keeps no dirs for those who have them open.
+                    Err(e) if e.code == ErrorCode::Stale => {
+                        let removed = handles.removed_dir(ino).await.ok_or(e)?;
+                        return Ok(AttrAnswer::unprotected(removed));
+                    }
+                    answer => answer?,
+                };
                 // Answered in a recall they could be cached as fresh.
                 if !caches.settled(ino).await {
                     return Ok(answer);
@@ -425,7 +433,9 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let listing = Arc::new(tokio::sync::Mutex::new(Listing::new(inode(ino))));
+        let known = self.client.attr_kept(inode(ino)).map(|kept| kept.attr);
+        let listing = Listing::new(inode(ino), known);
+        let listing = Arc::new(tokio::sync::Mutex::new(listing));
         let number = self.handles.insert(Opened::Dir(listing));
         reply.opened(FileHandle(number), FopenFlags::empty());
     }

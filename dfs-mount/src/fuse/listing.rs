@@ -7,6 +7,7 @@ use super::convert;
 use super::interrupt::until_interrupted;
 use super::serve::{Adapter, INTERRUPTED, Refuse};
 use crate::client::{Client, ListedEntry};
+use dfs_proto::attr::FileAttr;
 use dfs_proto::error::Result;
 use dfs_proto::ids::InodeId;
 use dfs_proto::msg::namespace::DirPageEntry;
@@ -34,6 +35,8 @@ pub(super) struct Listing {
     with_attr: bool,
     /// Nothing follows the page.
     end: bool,
+    /// The dir as it was known when it was opened: what is told of it when it is gone.
+    opened_as: Option<FileAttr>,
 }
 
 fn cookie(entry: &DirPageEntry) -> u64 {
@@ -45,15 +48,22 @@ fn cookie(entry: &DirPageEntry) -> u64 {
 }
 
 impl Listing {
-    pub(super) fn new(dir: InodeId) -> Self {
+    pub(super) fn new(dir: InodeId, opened_as: Option<FileAttr>) -> Self {
         Self {
             dir,
+            opened_as,
             page: Vec::new(),
             next: 0,
             at: 0,
             with_attr: false,
             end: false,
         }
+    }
+
+    /// The attributes of a dir that has been removed since it was opened.
+    pub(super) fn removed_attr(&self, dir: InodeId) -> Option<FileAttr> {
+        let known = self.opened_as.filter(|_| self.dir == dir)?;
+        Some(FileAttr { links: 0, ..known })
     }
 
     /// Sees to it that what follows the cookie `from` is in the page, if anything does. A listing
