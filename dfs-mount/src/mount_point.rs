@@ -44,7 +44,14 @@ fn kernel_version(release: &str) -> Option<(u32, u32)> {
 /// ours (its process was killed) is taken away first.
 pub(crate) fn prepare(path: &Path, as_root: bool) -> Result<PathBuf, String> {
     let say = |what: &str| format!("{}: {what}", path.display());
-    match std::fs::metadata(path) {
+    // Opening asks the process of a mount that is here, and is answered at once; attributes may come
+    // from the kernel's cache though the process has died.
+    let dir = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let found = match rustix::fs::open(path, dir, rustix::fs::Mode::empty()) {
+        Err(rustix::io::Errno::NOTCONN) => Err(rustix::io::Errno::NOTCONN.into()),
+        _ => std::fs::metadata(path),
+    };
+    match found {
         Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
             log::warn!(
                 "{}: a dead mount is left here; taking it away",

@@ -46,6 +46,15 @@ pub struct Config {
     #[arg(long, value_name = "BYTES", default_value_t = 32 << 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub scrub_rate: u64,
 
+    /// A member of a group leaves it if its writes take so many times longer than those of each
+    /// other member; 0: never.
+    #[arg(long, value_name = "FACTOR", default_value_t = 10)]
+    pub slow_factor: u32,
+
+    /// It leaves after so long, with s, m, h or d, and only while enough others are in-sync.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = seconds)]
+    pub slow_after: Duration,
+
     /// Use the dir although it was copied from elsewhere; the original must be gone for good.
     #[arg(long)]
     pub accept_copy: bool,

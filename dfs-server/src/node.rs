@@ -2,6 +2,7 @@
 
 use crate::chunk::{ChunkStore, OpenOptions};
 use crate::config::Config;
+use crate::pace::SlowPolicy;
 use crate::replica::ReplicaCore;
 use crate::scrub::Scrubber;
 use crate::service::{DirectoryLink, Driver, Facing, Peers, begin_run, refusal};
@@ -11,6 +12,7 @@ use dfs_proto::timing::{RETRY_DELAY_MAX, RETRY_DELAY_MIN};
 use dfs_proto::transport::{Identity, Listener, NoService, Role, connect, read_secret};
 use dfs_proto::whereabouts::Whereabouts;
 use std::fmt;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -117,7 +119,11 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     let core = ReplicaCore::new(incarnation, store.epochs(), store.fences());
     let (notices, told) = mpsc::channel(NOTICES_MAX);
     let peers = Peers::new(identity.clone());
-    let driver = Driver::new(core, store.clone(), peers, notices);
+    let slow = SlowPolicy {
+        factor: config.slow_factor,
+        after: config.slow_after,
+    };
+    let driver = Driver::new(core, store.clone(), peers, notices, slow);
     let (end_listening, listening_ends) = oneshot::channel::<()>();
     let listening = tokio::spawn(listener.run(
         identity.clone(),
@@ -231,12 +237,17 @@ fn draw_incarnation() -> Result<Incarnation, NodeError> {
     Ok(Incarnation(u64::from_le_bytes(bytes)))
 }
 
-/// Leaves the address in the data dir, whole or not at all.
+/// Leaves the address in the data dir, whole or not at all, also after a power cut.
 fn publish_address(data: &Path, address: &str) -> Result<(), NodeError> {
     let (path, draft) = (data.join("address"), data.join("address.new"));
-    std::fs::write(&draft, format!("{address}\n"))
-        .and_then(|()| std::fs::rename(&draft, &path))
-        .map_err(|e| failed(&format!("writing {}", path.display()), e))
+    let publish = || {
+        let mut file = std::fs::File::create(&draft)?;
+        file.write_all(format!("{address}\n").as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&draft, &path)?;
+        std::fs::File::open(data)?.sync_all()
+    };
+    publish().map_err(|e| failed(&format!("writing {}", path.display()), e))
 }
 
 /// Bounds what an unclean stop leaves unwritten.

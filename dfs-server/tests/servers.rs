@@ -231,6 +231,8 @@ fn config(data: &Path, directory: &str) -> Config {
         directory: vec![directory.into()],
         secret_file: None,
         reserve: Some(0),
+        slow_factor: 0,
+        slow_after: Duration::ZERO,
         accept_copy: false,
         accept_rollback: false,
         scrub_every: Duration::ZERO,
@@ -286,6 +288,7 @@ impl Mount {
         bytes: &[u8],
     ) -> Result<ChunkWritten, Error> {
         let request = WriteChunk {
+            after: Version::HOLE,
             key: key(index),
             group: GROUP,
             epoch: Epoch(epoch),
@@ -368,6 +371,7 @@ async fn a_group_of_real_servers_survives_the_stop_of_its_primary() {
         let reader = Mount::to(server, 6).await;
         assert_eq!(reader.read(1, 0, 1 << 20).await.unwrap(), expected);
         let sync = SyncChunks {
+            session: SessionId(5),
             inode: InodeId(9),
             group: GROUP,
             epoch: Epoch(1),

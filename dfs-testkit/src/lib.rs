@@ -1,7 +1,10 @@
 //! What the tests of dfs stand on; nothing of it is in the product.
 
+pub mod blocks;
 pub mod cluster;
+pub mod loop_disk;
 pub mod map;
+pub mod powered;
 pub mod sim;
 pub mod torture;
 

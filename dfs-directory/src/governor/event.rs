@@ -9,7 +9,8 @@ use dfs_proto::msg::control::{
     ReleaseGroups,
 };
 use dfs_proto::msg::registry::{
-    Heard, ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, ServerRegistered,
+    Heard, ProposeInSync, RegisterServer, ReportSlow, ReportSuspect, ServerHeartbeat,
+    ServerRegistered,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ pub enum Event {
         session: SessionId,
         runs: Vec<ServerRun>,
     },
+    /// A member's writes take much longer than those of the others.
+    Slow(ReportSlow),
     /// A joining member is up to date.
     Propose {
         request: ProposeInSync,

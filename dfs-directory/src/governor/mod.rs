@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | `event` | what goes in and what comes out |
 //! | `registry` | who is there: connections, signs of life, who counts as gone |
+//! | `slow` | members that hold everybody up, and when they are taken back |
 //! | `drive` | carrying epochs out: adopt, equalise, effective |
 //! | `reach` | who cannot reach whom: suspicions judged together, what mounts say |
 //! | `repair` | who is lost, and when groups move |
@@ -26,6 +27,7 @@ pub mod fences;
 mod reach;
 mod registry;
 mod repair;
+mod slow;
 
 #[cfg(test)]
 mod tests;
@@ -46,6 +48,7 @@ use dfs_proto::timing::RETURN_WAIT;
 use drive::{Drive, Findings};
 use reach::Reach;
 use registry::Registry;
+use slow::SlowServers;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,6 +126,7 @@ pub struct Governor {
     placed: Arc<Placed>,
     registry: Registry,
     reach: Reach,
+    slow: SlowServers,
     drive: Drive,
     pending: Vec<(GroupId, transition::Event)>,
     proposals: Vec<(ProposeInSync, Ticket)>,
@@ -154,6 +158,7 @@ impl Governor {
             placed,
             registry: Registry::new(pace.withhold, now),
             reach: Reach::default(),
+            slow: SlowServers::default(),
             drive: Drive::default(),
             pending: Vec::new(),
             proposals: Vec::new(),
@@ -255,6 +260,7 @@ impl Governor {
             Event::Closed { link } => self.closed(link, now),
             Event::Suspect(report) => self.suspected(report, now),
             Event::Unreachable { session, runs } => self.unreachable(session, &runs, now),
+            Event::Slow(report) => self.slow.report(report),
             Event::Propose { request, ticket } => self.proposals.push((request, ticket)),
             Event::Unanswered { run } => self.expel(run, now),
             Event::Unable { server } => self.registry.withhold(server, now),
@@ -501,6 +507,7 @@ impl Governor {
         let mut servers = self.registry.servers(&self.placed, &gone, now);
         self.leave_aside(&mut servers, now);
         let mut events = std::mem::take(&mut self.pending);
+        events.extend(self.slow.decide(&self.placed, &mut servers, now));
         events.extend(self.proposals.iter().map(|(p, _)| (p.group, proposal(p))));
         events.extend(self.over(&servers, now));
         if now.saturating_sub(self.changed) > self.pace.quiet {

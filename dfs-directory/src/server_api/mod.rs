@@ -6,7 +6,9 @@ use crate::tasks::ServerEvents;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{Incarnation, ServerRun};
 use dfs_proto::msg::Request;
-use dfs_proto::msg::registry::{ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat};
+use dfs_proto::msg::registry::{
+    ProposeInSync, RegisterServer, ReportSlow, ReportSuspect, ServerHeartbeat,
+};
 use dfs_proto::payload::Payload;
 use dfs_proto::transport::{Connection, Incoming, Role, Service};
 
@@ -82,6 +84,11 @@ impl Service for ServerApi {
                     events.suspect(request).await
                 });
             }
+            ReportSlow::METHOD => {
+                self.spawn(incoming, |events, _, request| async move {
+                    events.slow(request).await
+                });
+            }
             ProposeInSync::METHOD => {
                 self.spawn(incoming, |events, _, request| async move {
                     events.propose(request).await
@@ -110,6 +117,12 @@ impl Speaks for ServerHeartbeat {
 }
 
 impl Speaks for ReportSuspect {
+    fn incarnation(&self) -> Incarnation {
+        self.from.incarnation
+    }
+}
+
+impl Speaks for ReportSlow {
     fn incarnation(&self) -> Incarnation {
         self.from.incarnation
     }

@@ -4,7 +4,8 @@ use crate::governor::{self, Order, Reply};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{ServerRun, SessionId};
 use dfs_proto::msg::registry::{
-    Heard, ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, ServerRegistered,
+    Heard, ProposeInSync, RegisterServer, ReportSlow, ReportSuspect, ServerHeartbeat,
+    ServerRegistered,
 };
 use dfs_proto::transport::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -113,6 +114,12 @@ impl ServerEvents {
         if self.0.try_send(event).is_err() {
             log::debug!("what {session} cannot reach waits for its next heartbeat");
         }
+    }
+
+    /// A member holds everybody up.
+    pub async fn slow(&self, report: ReportSlow) -> Result<()> {
+        let event = Event::Said(governor::Event::Slow(report));
+        self.0.send(event).await.map_err(|_| stopping())
     }
 
     /// A joining member is up to date. Answered when the epoch that says so is logged;

@@ -245,7 +245,10 @@ impl Core {
             generation: Generation(0),
         };
         while let Some(target) = run.target().await? {
+            let unsynced_here = inode.state().unsynced.get(&part.index).copied();
+            let after = unsynced_here.map_or(Version::HOLE, |u| u.named(target.generation));
             let request = WriteChunk {
+                after,
                 key: ChunkKey {
                     inode: inode.id,
                     index: part.index,
@@ -297,6 +300,7 @@ impl Core {
         while let Some((first, epoch)) = run.sending().await? {
             let generation = run.generation().await?;
             let request = Arc::new(SyncChunks {
+                session: session.id,
                 inode: inode.id,
                 group,
                 epoch,

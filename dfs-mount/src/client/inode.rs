@@ -22,6 +22,10 @@ use tokio::sync::Notify;
 /// told from present ones.
 pub(super) const IDLE_KEPT: Duration = Duration::from_secs(10);
 
+/// One with unsynced writes is kept for so long: the file servers put data onto disk by themselves
+/// within seconds, and files that are written and never synced must not pile up here.
+const UNSYNCED_KEPT: Duration = Duration::from_secs(300);
+
 /// One inode.
 #[derive(Debug)]
 pub(super) struct Inode {
@@ -65,6 +69,8 @@ pub(super) struct InodeState {
     open_life: u64,
     /// Acknowledged writes of this mount since the last sync, by chunk.
     pub(super) unsynced: BTreeMap<ChunkIndex, Unsynced>,
+    /// An acknowledged write is lost, and no fsync has said so yet.
+    pub(super) write_lost: bool,
     /// Whatever any mount wrote before is on disk, except `unsynced`.
     pub(super) others_synced: bool,
     /// Recalls of a lost right that the kernel has not finished.
@@ -169,14 +175,16 @@ impl InodeState {
     }
 
     fn is_forgettable(&self, now: u64) -> bool {
-        let kept = IDLE_KEPT.as_nanos() as u64;
+        let kept = match self.unsynced.is_empty() && !self.write_lost {
+            true => IDLE_KEPT,
+            false => UNSYNCED_KEPT,
+        };
         self.lease.held().is_none()
             && self.lease.is_idle()
             && self.opens == 0
             && !self.open_at_directory
-            && self.unsynced.is_empty()
             && self.kernel_stale == 0
-            && now.saturating_sub(self.lost_at.max(self.used_at)) > kept
+            && now.saturating_sub(self.lost_at.max(self.used_at)) > kept.as_nanos() as u64
     }
 }
 
@@ -191,6 +199,13 @@ impl Inode {
             kernel_order: tokio::sync::Mutex::default(),
             push_order: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// An acknowledged write of the chunk is lost; the next fsync says so.
+    pub(super) fn lost_write(&self, chunk: ChunkIndex) {
+        let mut state = self.state();
+        state.unsynced.remove(&chunk);
+        state.write_lost = true;
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, InodeState> {

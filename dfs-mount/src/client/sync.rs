@@ -100,6 +100,9 @@ impl Core {
             }
         }
         let mut state = inode.state();
+        if failure.is_none() && std::mem::take(&mut state.write_lost) {
+            failure = Some(Error::new(ErrorCode::WriteLost, "servers lost a write"));
+        }
         let lost = failure
             .as_ref()
             .is_some_and(|e| e.code == ErrorCode::WriteLost);

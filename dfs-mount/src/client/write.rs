@@ -197,9 +197,19 @@ impl Core {
         for (part, at) in parts {
             let bytes = data.slice(at..at + part.len as usize);
             let group = layout.group_of(part.index);
-            let result = self
-                .write_chunk(inode, session.clone(), group, part, bytes)
+            let mut result = self
+                .write_chunk(inode, session.clone(), group, part, bytes.clone())
                 .await;
+            if let Err(error) = &result
+                && error.code == ErrorCode::WriteLost
+            {
+                // Not this one: one before it, of which the next fsync has to tell.
+                log::error!("{}: an unsynced write is lost: {error}", inode.id);
+                inode.lost_write(part.index);
+                result = self
+                    .write_chunk(inode, session.clone(), group, part, bytes)
+                    .await;
+            }
             match result {
                 Ok(unsynced) => {
                     inode.state().unsynced.insert(part.index, unsynced);

@@ -41,6 +41,10 @@ pub struct WriteChunk {
     pub generation: Generation,
     pub session: SessionId,
     pub sequence: Sequence,
+    /// The session's last acknowledged write of the chunk that is not synced. A primary whose copy
+    /// does not stem from it answers `WriteLost`: everybody lost it, and this write would hide
+    /// that. `Version::HOLE` for none.
+    pub after: Version,
     pub offset: u32,
     /// As in `ChunkRead`, over the payload.
     pub checksums: Vec<u32>,
@@ -54,11 +58,12 @@ pub struct ChunkWritten {
 }
 
 /// Data of an inode onto disk, on this replica, for one group: everything, whoever wrote it.
-/// Names for each chunk that the asking mount wrote the last acknowledged version: a replica that
+/// Names for each chunk that the session wrote the last acknowledged version: a replica that
 /// holds neither it nor a successor answers `WriteLost`. `Version::HOLE` for a chunk that a cut
 /// may have taken since.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct SyncChunks {
+    pub session: SessionId,
     pub inode: InodeId,
     pub group: GroupId,
     pub epoch: Epoch,

@@ -102,6 +102,19 @@ pub struct ReportSuspect {
     pub reason: String,
 }
 
+/// Writes of one member take much longer than those of each other member, for long: it holds
+/// everybody up. Repeated for as long as it is so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReportSlow {
+    /// The primary of the groups that this is about.
+    pub from: ServerRun,
+    /// May be `from` itself.
+    pub slow: ServerRun,
+    /// Mean time of a write there, and at the slowest other member.
+    pub mean_millis: u32,
+    pub others_millis: u32,
+}
+
 /// The primary has brought a joining member up to date (R4): it may become in-sync.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ProposeInSync {
@@ -116,4 +129,5 @@ requests! {
     0x0402 ServerHeartbeat => Heard;
     0x0403 ReportSuspect => ();
     0x0404 ProposeInSync => ();
+    0x0405 ReportSlow => ();
 }

@@ -8,6 +8,7 @@ use super::file::{ChunkFile, DirectIo};
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,15 @@ pub(super) enum Step {
 const READ_FAILURES_MAX: usize = 8;
 const READ_FAILURES_WITHIN: Duration = Duration::from_secs(60);
 
+/// How much work the callers' syncs were.
+#[derive(Debug, Default)]
+pub(super) struct SyncCounts {
+    /// Chunks that somebody wanted on disk while they were not.
+    pub(super) asked: AtomicU64,
+    /// Passes of the disk: one serves all who ask for a chunk at the same time.
+    pub(super) passes: AtomicU64,
+}
+
 /// The disk under a store.
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -49,6 +59,7 @@ pub(super) struct Disk {
     failed: OnceLock<String>,
     /// When reads failed.
     unread: Mutex<VecDeque<Instant>>,
+    pub(super) counts: SyncCounts,
     #[cfg(test)]
     pub(super) faults: super::faults::Faults,
 }
@@ -59,6 +70,7 @@ impl Disk {
             direct: DirectIo::allowed(),
             failed: OnceLock::new(),
             unread: Mutex::default(),
+            counts: SyncCounts::default(),
             #[cfg(test)]
             faults: super::faults::Faults::default(),
         }
@@ -116,6 +128,7 @@ impl Disk {
     pub(super) fn sync(&self, file: &ChunkFile) -> Result<()> {
         self.check()?;
         self.reach(Step::Syncing)?;
+        self.counts.passes.fetch_add(1, Ordering::Relaxed);
         file.sync()
             .map_err(|e| self.failed_doing("sync", file.path(), e))?;
         #[cfg(test)]

@@ -45,6 +45,8 @@ pub(super) struct Live {
     /// Set to `newest` by a sync, which holds the chunk's shared lock only; the next change
     /// takes notice.
     durable: AtomicU64,
+    /// Held by the sync that is under way.
+    syncing: Mutex<()>,
     /// There is something that was not synced.
     changed: bool,
     /// Blocks that are in the page cache as far as this process knows.
@@ -63,6 +65,7 @@ impl Live {
             base_present: BlockSet::default(),
             base_mark: 0..0,
             durable: AtomicU64::new(0),
+            syncing: Mutex::default(),
             changed: false,
             cached: Mutex::default(),
         }
@@ -113,6 +116,7 @@ impl Live {
             base_present,
             base_mark,
             durable: AtomicU64::new(0),
+            syncing: Mutex::default(),
             changed: !newest.meta.dirty.is_empty(),
             meta: newest.meta,
             cached: Mutex::default(),
@@ -271,7 +275,15 @@ impl Live {
 
     /// Onto disk: all that was written. Needs only the shared lock.
     pub(super) fn sync(&self, disk: &Disk) -> Result<()> {
-        if self.changed && self.durable.load(Ordering::Acquire) < self.newest {
+        let is_due = || self.changed && self.durable.load(Ordering::Acquire) < self.newest;
+        if !is_due() {
+            return Ok(());
+        }
+        disk.counts.asked.fetch_add(1, Ordering::Relaxed);
+        // One pass serves all who ask meanwhile: nothing is written as long as one of them has
+        // the chunk.
+        let _pass = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_due() {
             disk.sync(&self.file)?;
             self.durable.store(self.newest, Ordering::Release);
         }

@@ -26,6 +26,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Cuts of one inode follow each other; those of others run side by side.
@@ -201,6 +202,14 @@ impl ChunkStore {
         self.disk.failure().cloned()
     }
 
+    /// Since the start: how often a chunk was to be put onto disk, and how many passes of the
+    /// disk that took, syncs of overwrite marks and of installed images included.
+    pub fn sync_counts(&self) -> (u64, u64) {
+        let counts = &self.disk.counts;
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (of(&counts.asked), of(&counts.passes))
+    }
+
     /// Syncs everything and leaves the clean mark. Afterwards the store accepts nothing.
     pub fn close_clean(&self) -> Result<()> {
         let mut closed = self.gate.write().unwrap_or_else(PoisonError::into_inner);
@@ -212,6 +221,8 @@ impl ChunkStore {
         self.settle_removals()?;
         self.index.commit(vec![Change::Clean(true)])?;
         *closed = true;
+        let (asked, passes) = self.sync_counts();
+        log::info!("chunks were to be synced {asked} times, in {passes} passes of the disk");
         Ok(())
     }
 

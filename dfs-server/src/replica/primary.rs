@@ -4,6 +4,7 @@ use super::event::{Caller, DiskDone, DiskOp, Request, Response};
 use super::group::Role;
 use super::holdings::{Holdings, identity};
 use super::lane::{Local, Op, REPEATS_MAX, Started, Wait, WaitState, WriteOp};
+use super::reader::stems_from;
 use super::{DiskFor, RETRY_AFTER, ReplicaCore, SendFor};
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{ChunkKey, GroupId, ServerId, ServerRun, Version};
@@ -120,7 +121,10 @@ impl ReplicaCore {
             Some(record) if record.sequence > request.sequence => {
                 Err(Error::bare(ErrorCode::WriteForgotten).with_detail(record.sequence.0))
             }
-            _ => Ok(None),
+            _ => {
+                stems_from(request.key, request.session, request.after, h)?;
+                Ok(None)
+            }
         }
     }
 

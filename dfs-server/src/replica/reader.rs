@@ -5,7 +5,7 @@ use super::holdings::Holdings;
 use super::lane::{CopyOp, Op, Purpose};
 use super::{DiskFor, ReplicaCore};
 use dfs_proto::error::{Error, ErrorCode};
-use dfs_proto::ids::{ChunkKey, GroupId, Version};
+use dfs_proto::ids::{ChunkKey, GroupId, SessionId, Version};
 use dfs_proto::limits::IO_BYTES_MAX;
 use dfs_proto::msg::chunk::{ReadChunk, SyncChunks};
 
@@ -123,13 +123,9 @@ impl ReplicaCore {
                 inode: request.inode,
                 index: *index,
             };
-            let held = h.chunk(key).map_or(Version::HOLE, |state| state.version);
-            if held < *version && !self.planted.hides_lost_writes() {
-                log::error!("{key}: {version} was acknowledged, {held} is here: a write is lost");
-                let error = Error::new(
-                    ErrorCode::WriteLost,
-                    format!("{key} is at {held}, not {version}"),
-                );
+            if !self.planted.hides_lost_writes()
+                && let Err(error) = stems_from(key, request.session, *version, h)
+            {
                 return self.refuse(caller, error);
             }
             keys.push(key);
@@ -158,4 +154,33 @@ impl ReplicaCore {
             }
         }
     }
+}
+
+/// Whether the copy here has this write of the session in it. The chunk's version does not tell:
+/// after a loss on all members, others may have written on what was left. The session's record
+/// does, since records are kept and copied with the data.
+pub(super) fn stems_from(
+    key: ChunkKey,
+    session: SessionId,
+    version: Version,
+    h: &dyn Holdings,
+) -> Result<(), Error> {
+    if version == Version::HOLE {
+        return Ok(());
+    }
+    let held = h.chunk(key).map_or(Version::HOLE, |state| state.version);
+    let last = match held < version {
+        true => held,
+        false => h
+            .record(key, session)?
+            .map_or(Version::HOLE, |record| record.version),
+    };
+    if last < version {
+        log::error!("{key}: {version} was acknowledged to {session}, {last} is here: it is lost");
+        return Err(Error::new(
+            ErrorCode::WriteLost,
+            format!("{key} stems from {last}, not {version}"),
+        ));
+    }
+    Ok(())
 }

@@ -7,13 +7,14 @@
 
 use super::driver::Driver;
 use super::facing::Facing;
+use crate::pace::Slow;
 use crate::scrub::Scrubber;
 use dfs_proto::elsewhere::leader_elsewhere;
 use dfs_proto::error::{Error, ErrorCode, Retry};
 use dfs_proto::ids::{ClusterId, Epoch, GroupId, ServerId, ServerRun};
 use dfs_proto::msg::member::ListMembers;
 use dfs_proto::msg::registry::{
-    DataDirPast, ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat, Space,
+    DataDirPast, ProposeInSync, RegisterServer, ReportSlow, ReportSuspect, ServerHeartbeat, Space,
 };
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::{RETRY_DELAY_MAX, RETRY_DELAY_MIN, SERVER_HEARTBEAT, SERVER_SILENT};
@@ -54,6 +55,7 @@ pub enum Notice {
         epoch: Epoch,
         joined: ServerRun,
     },
+    Slow(Slow),
 }
 
 /// Keeps this run known to the directory.
@@ -262,6 +264,16 @@ async fn tell(connection: &Connection, run: ServerRun, notice: Notice) -> Result
                 suspect,
                 groups,
                 reason,
+            };
+            connection.call(&report, nothing, deadline).await?;
+        }
+        Notice::Slow(slow) => {
+            let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+            let report = ReportSlow {
+                from: run,
+                slow: slow.run.unwrap_or(run),
+                mean_millis: millis(slow.mean),
+                others_millis: millis(slow.others),
             };
             connection.call(&report, nothing, deadline).await?;
         }

@@ -9,8 +9,9 @@ use super::disk::{StoreHoldings, is_long, is_short, perform};
 use super::peers::Peers;
 use super::{facing, verify};
 use crate::chunk::ChunkStore;
+use crate::pace::{Paces, SlowPolicy};
 use crate::replica::{
-    Action, Caller, DiskOp, Event, ReplicaCore, Request, Response, Sender, Token,
+    Action, Caller, DiskDone, DiskOp, Event, ReplicaCore, Request, Response, Sender, Token,
 };
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{ChunkKey, Epoch, GroupId, ServerRun, Version};
@@ -41,6 +42,7 @@ pub struct Driver {
     stopping: AtomicBool,
     long_ops: Semaphore,
     checks: Mutex<BTreeMap<GroupId, ChunkKey>>,
+    paces: Mutex<Paces>,
 }
 
 struct Inner {
@@ -67,6 +69,7 @@ impl Driver {
         store: Arc<ChunkStore>,
         peers: Arc<Peers>,
         notices: mpsc::Sender<Notice>,
+        slow: SlowPolicy,
     ) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::new(Inner {
@@ -81,6 +84,7 @@ impl Driver {
             stopping: AtomicBool::new(false),
             long_ops: Semaphore::new(LONG_OPS_MAX),
             checks: Mutex::default(),
+            paces: Mutex::new(Paces::new(slow)),
         })
     }
 
@@ -94,7 +98,25 @@ impl Driver {
             if let Some(reason) = self.store.failure() {
                 self.feed(Event::DiskFailed { reason });
             }
+            let slow = self.paces().tick(self.started.elapsed());
+            if let Some(slow) = slow {
+                self.tell(Notice::Slow(slow));
+            }
         }
+    }
+
+    fn paces(&self) -> MutexGuard<'_, Paces> {
+        self.paces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries an operation out and notes how long a write took. Blocks.
+    fn perform(&self, op: &DiskOp) -> Result<DiskDone, Error> {
+        let began = Instant::now();
+        let result = perform(&self.store, op);
+        if matches!(op, DiskOp::Write { .. }) && result.is_ok() {
+            self.paces().applied(None, began.elapsed());
+        }
+        result
     }
 
     /// Hands a request to the core; it is answered when the core says so.
@@ -251,7 +273,7 @@ impl Driver {
                 None => {}
             },
             Action::Disk { token, op } if is_short(&self.store, &op) => {
-                let result = perform(&self.store, &op);
+                let result = self.perform(&op);
                 return Some(Event::Disk { token, result });
             }
             Action::Disk { token, op } => self.perform_elsewhere(token, op),
@@ -299,8 +321,8 @@ impl Driver {
                 true => driver.long_ops.acquire().await.ok(),
                 false => None,
             };
-            let store = driver.store.clone();
-            let result = tokio::task::spawn_blocking(move || perform(&store, &op)).await;
+            let performing = driver.clone();
+            let result = tokio::task::spawn_blocking(move || performing.perform(&op)).await;
             let result = result.unwrap_or_else(|e| {
                 log::error!("a disk operation ended abnormally: {e}");
                 Err(Error::new(ErrorCode::DiskFailed, e.to_string()))
@@ -319,7 +341,12 @@ impl Driver {
     ) {
         let driver = self.clone();
         tokio::spawn(async move {
+            let is_write = matches!(request, Request::Forward(_));
+            let began = Instant::now();
             let answer = driver.peers.ask(to, request, payload, deadline).await;
+            if is_write && answer.is_ok() {
+                driver.paces().applied(Some(to), began.elapsed());
+            }
             let (result, payload) = match answer {
                 Ok((response, payload)) => (Ok(response), payload),
                 Err(error) => (Err(error), Payload::default()),

@@ -2,4 +2,5 @@
 
 mod changes;
 mod moves;
+mod slow;
 mod world;

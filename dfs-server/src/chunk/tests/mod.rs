@@ -5,6 +5,7 @@ mod crash;
 mod model;
 mod power;
 mod rot;
+mod syncs;
 
 use super::*;
 use dfs_proto::ids::{

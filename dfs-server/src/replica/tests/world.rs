@@ -442,6 +442,7 @@ impl Put {
 
     pub(super) fn request(&self) -> WriteChunk {
         WriteChunk {
+            after: Version::HOLE,
             key: self.key,
             group: GROUP,
             epoch: Epoch(self.epoch),

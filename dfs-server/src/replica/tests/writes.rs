@@ -300,6 +300,7 @@ fn a_sync_that_names_a_version_that_is_not_held_is_told_so() {
     world.settle();
     let sync = |counter| {
         Request::Sync(SyncChunks {
+            session: SessionId(7),
             inode: InodeId(1),
             group: GROUP,
             epoch: Epoch(1),
@@ -381,4 +382,57 @@ fn too_many_writes_of_one_chunk_are_turned_away() {
     world.settle();
     assert!(callers.iter().all(|caller| world.is_answered(*caller)));
     assert!(world.nodes[&1].core.is_idle());
+}
+
+#[test]
+fn a_write_that_all_have_lost_is_hidden_by_no_later_one() {
+    let mut world = three();
+    let mut mine = Put::new(1, 1);
+    let first = mine.send(&mut world, 1);
+    world.settle();
+    assert_eq!(world.answer(first), Ok(written(1, 1)));
+    // A power cut of all members takes it, and another session writes on what is left.
+    for node in world.nodes.values_mut() {
+        node.store.chunks.clear();
+    }
+    let other = Put {
+        session: 8,
+        ..Put::new(1, 2)
+    };
+    let second = other.send(&mut world, 1);
+    world.settle();
+    assert_eq!(world.answer(second), Ok(written(1, 2)));
+    let sync = |session, counter| {
+        let epoch = Epoch(1);
+        Request::Sync(SyncChunks {
+            session: SessionId(session),
+            inode: InodeId(1),
+            group: GROUP,
+            epoch,
+            generation: Generation(0),
+            chunks: vec![(ChunkIndex(0), Version { epoch, counter })],
+        })
+    };
+    for member in 1..=3 {
+        let lost = world.ask(member, Sender::Mount, sync(7, 1), &[]);
+        let kept = world.ask(member, Sender::Mount, sync(8, 2), &[]);
+        world.settle();
+        assert_eq!(world.code(lost), ErrorCode::WriteLost);
+        assert_eq!(world.answer(kept), Ok(Response::Done));
+    }
+    // Nor by the next one of the session that lost it.
+    mine.sequence = 2;
+    let mut request = mine.request();
+    request.after = Version {
+        epoch: Epoch(1),
+        counter: 1,
+    };
+    let bytes = mine.bytes();
+    let told = world.ask(1, Sender::Mount, Request::Write(request), &bytes);
+    world.settle();
+    assert_eq!(world.code(told), ErrorCode::WriteLost);
+    let again = mine.send(&mut world, 1);
+    world.settle();
+    assert_eq!(world.answer(again), Ok(written(1, 3)));
+    world.assert_equal(&[1, 2, 3]);
 }

@@ -157,6 +157,7 @@ impl Part {
             }
             OpKind::Write => {
                 let request = WriteChunk {
+                    after: Version::HOLE,
                     key,
                     group,
                     epoch,
@@ -174,6 +175,7 @@ impl Part {
             }
             OpKind::Sync => {
                 let request = SyncChunks {
+                    session,
                     inode: key.inode,
                     group,
                     epoch,
