@@ -63,12 +63,18 @@ impl AdminApi {
                 .filter(|record| health(record) == wanted)
                 .count() as u32
         };
+        let lives = |life: ServerLife| {
+            let servers = placed.servers.values();
+            servers.filter(|server| server.life == life).count() as u32
+        };
         let (healthy, degraded) = (count(Health::Healthy), count(Health::Degraded));
         Ok(Status {
             cluster: format.cluster,
             members: members(&self.raft),
             servers: placed.servers.len() as u32,
             servers_alive: placed.servers.values().filter(|s| s.alive).count() as u32,
+            servers_draining: lives(ServerLife::Draining),
+            servers_removed: lives(ServerLife::Removed),
             groups: format.groups,
             groups_healthy: healthy,
             groups_degraded: degraded,

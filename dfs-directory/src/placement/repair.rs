@@ -80,12 +80,16 @@ pub fn moves(placed: &Placed, conditions: &Conditions, moving_max: usize) -> Vec
 /// way, or a server that is gone is still waited for.
 pub fn stuck(group: GroupId, record: &GroupRecord, conditions: &Conditions) -> Option<String> {
     if record.config.primary.is_none() {
-        let awaited = record.effective.iter().flat_map(|e| e.in_sync());
-        let names: Vec<String> = awaited.map(|run| run.server.to_string()).collect();
-        return Some(format!(
-            "nobody is left of those that served it last: {} must come back",
-            names.join(", ")
-        ));
+        let served = record.effective.iter().flat_map(|e| e.in_sync());
+        let served: Vec<ServerId> = served.map(|run| run.server).collect();
+        let back = |server: &ServerId| conditions.get(server).is_some_and(|c| c.alive);
+        let names: Vec<String> = served.iter().map(ToString::to_string).collect();
+        return (!served.iter().any(back)).then(|| {
+            format!(
+                "nobody is left of those that served it last: one of {} must come back",
+                names.join(", ")
+            )
+        });
     }
     let from = left_by(record, conditions)?;
     let nobody = successor(group, record, conditions, &BTreeMap::new()).is_none();

@@ -16,6 +16,9 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     pub servers: u32,
     pub servers_alive: u32,
+    /// To be emptied, and given up.
+    pub servers_draining: u32,
+    pub servers_removed: u32,
     pub groups: u32,
     /// All wanted members in-sync.
     pub groups_healthy: u32,

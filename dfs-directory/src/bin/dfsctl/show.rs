@@ -42,6 +42,14 @@ fn behind(member: &MemberStatus) -> Option<u64> {
     member.held.map(|held| member.end.saturating_sub(held))
 }
 
+/// `, 2 draining`, or nothing.
+fn counted(count: u32, what: &str) -> String {
+    match count {
+        0 => String::new(),
+        count => format!(", {count} {what}"),
+    }
+}
+
 pub(crate) fn status(status: &Status, json: bool) -> String {
     if json {
         let members: Vec<Value> = status
@@ -64,6 +72,8 @@ pub(crate) fn status(status: &Status, json: bool) -> String {
             "members": members,
             "servers": status.servers,
             "servers_alive": status.servers_alive,
+            "servers_draining": status.servers_draining,
+            "servers_removed": status.servers_removed,
             "groups": status.groups,
             "groups_healthy": status.groups_healthy,
             "groups_degraded": status.groups_degraded,
@@ -93,8 +103,11 @@ pub(crate) fn status(status: &Status, json: bool) -> String {
     }
     let _ = writeln!(
         text,
-        "servers    {} of {} alive",
-        status.servers_alive, status.servers
+        "servers    {} of {} alive{}{}",
+        status.servers_alive,
+        status.servers,
+        counted(status.servers_draining, "draining"),
+        counted(status.servers_removed, "removed"),
     );
     let _ = writeln!(
         text,
@@ -501,6 +514,8 @@ mod tests {
             }],
             servers: 3,
             servers_alive: 2,
+            servers_draining: 1,
+            servers_removed: 0,
             groups: 64,
             groups_healthy: 0,
             groups_degraded: 64,
@@ -514,7 +529,7 @@ mod tests {
         let value = parse(&text);
         assert_eq!(value["cluster"], "0000000000000000000000000000feed");
         assert_eq!(value["members"][0]["leader"], true);
-        assert!(status(&answer, false).contains("2 of 3 alive"));
+        assert!(status(&answer, false).contains("2 of 3 alive, 1 draining\n"));
     }
 
     #[test]

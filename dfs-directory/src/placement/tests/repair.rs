@@ -242,3 +242,23 @@ fn a_member_that_counts_is_replaced_only_when_nobody_else_is_on_its_leave() {
     assert_eq!(second.len(), 1);
     assert!(!second[0].home.contains(&dead));
 }
+
+#[test]
+fn a_group_of_which_nobody_is_left_is_stuck_until_one_is_back() {
+    let mut placed = placed(3, 1, 3);
+    let dead = Condition {
+        alive: false,
+        ..fit()
+    };
+    let mut conditions: Conditions = (1..=4).map(|s| (ServerId(s), dead)).collect();
+    conditions.insert(ServerId(4), fit());
+    let (group, record) = placed.groups.iter_mut().next().unwrap();
+    record.config.primary = None;
+    for member in &mut record.config.members {
+        member.state = MemberState::LastServing;
+    }
+    let why = stuck(*group, record, &conditions);
+    assert!(why.is_some_and(|why| why.contains("must come back")));
+    conditions.insert(ServerId(2), fit());
+    assert_eq!(stuck(*group, record, &conditions), None);
+}
