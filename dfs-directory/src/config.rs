@@ -5,6 +5,7 @@ use clap::Parser;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::layout::FileLayout;
 use dfs_proto::limits::{CHUNK_BYTES_DEFAULT, GROUPS_DEFAULT, REPLICAS_DEFAULT, REPLICAS_MAX};
+use dfs_proto::timing::LAST_SERVING_WAIT;
 use std::path::PathBuf;
 
 /// Most replica groups: the epochs of all of them travel in one message.
@@ -37,6 +38,10 @@ pub struct Config {
         conflicts_with = "format"
     )]
     pub join: Vec<String>,
+    /// When all servers of a group were gone and those that are back may lack un-synced writes:
+    /// how long the missing ones are waited for before the group goes on without them.
+    #[arg(long, value_name = "SECONDS", default_value_t = LAST_SERVING_WAIT.as_secs())]
+    pub return_wait: u64,
     #[command(flatten)]
     pub shape: Shape,
 }

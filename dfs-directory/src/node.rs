@@ -17,6 +17,7 @@ use dfs_proto::ids::{ClusterId, Incarnation, MemberId, NodeId};
 use dfs_proto::transport::{Connection, Identity, Incoming, Listener, Role, Service, read_secret};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -97,6 +98,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     }
 
     let (tasks, placement, events) = Tasks::new(raft.clone());
+    let tasks = tasks.waits_for_returns(Duration::from_secs(config.return_wait));
     let tasks = tokio::spawn(tasks.run());
     let mounts = MountApi::start(raft.clone(), placement.clone());
     let router = Arc::new(Router {

@@ -33,6 +33,11 @@ pub const FORWARD_DEADLINE: Duration = ms(1_000);
 /// before the set shrinks (R11).
 pub const RETURN_WAIT: Duration = ms(1_000);
 
+/// The same, when only such members are back that may have lost what was not synced: a longer
+/// time, since going on without the others can lose acknowledged writes. A directory's option
+/// may change it.
+pub const LAST_SERVING_WAIT: Duration = ms(600_000);
+
 /// A mount's sign of life to the directory.
 pub const SESSION_HEARTBEAT: Duration = ms(500);
 

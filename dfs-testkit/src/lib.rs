@@ -2,6 +2,7 @@
 
 pub mod blocks;
 pub mod cluster;
+pub mod explore;
 pub mod loop_disk;
 pub mod map;
 pub mod powered;

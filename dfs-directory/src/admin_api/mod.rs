@@ -13,7 +13,7 @@ use crate::tasks::{Placement, ServerEvents};
 use dfs_proto::error::Result;
 use dfs_proto::msg::Request;
 use dfs_proto::msg::admin::{
-    ChangeSettings, GetRepair, GetSettings, GetStatus, ListGroups, ListLocks, ListServers,
+    ChangeSettings, GetRepair, GetSettings, GetStatus, GoOn, ListGroups, ListLocks, ListServers,
     ListSessions, SetServerLife, VerifyGroup,
 };
 use dfs_proto::msg::scrub::{CheckGroup, CheckNames, FindFile, ListScrubs, NameInodes, ScrubGroup};
@@ -56,6 +56,10 @@ impl AdminApi {
         method >> 8 == 0x08
     }
 
+    async fn go_on(self) -> Result<u32> {
+        self.orders.go_on().await
+    }
+
     fn spawn<R, F>(&self, incoming: Incoming, handle: impl FnOnce(Self, R) -> F)
     where
         R: Request,
@@ -85,6 +89,7 @@ impl Service for AdminApi {
             GetSettings::METHOD => self.spawn(incoming, |api, _: GetSettings| api.settings()),
             ChangeSettings::METHOD => self.spawn(incoming, Self::change_settings),
             SetServerLife::METHOD => self.spawn(incoming, Self::set_life),
+            GoOn::METHOD => self.spawn(incoming, |api, _: GoOn| api.go_on()),
             VerifyGroup::METHOD => self.spawn(incoming, Self::verify),
             ScrubGroup::METHOD => self.spawn(incoming, Self::scrub),
             ListScrubs::METHOD => self.spawn(incoming, Self::scrubs),

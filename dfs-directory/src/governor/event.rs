@@ -47,6 +47,8 @@ pub enum Event {
         request: ServerHeartbeat,
         ticket: Ticket,
     },
+    /// A person does not wait any more for servers that served last (`msg::admin::GoOn`).
+    GoOn { ticket: Ticket },
     /// A connection has ended. May be said more than once.
     Closed { link: LinkId },
     /// A member does not answer another one.
@@ -145,4 +147,6 @@ pub enum Reply {
     Registered(Result<ServerRegistered>),
     Heard(Result<Heard>),
     Done(Result<()>),
+    /// So many groups go on.
+    GoesOn(u32),
 }

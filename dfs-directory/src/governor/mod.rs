@@ -44,7 +44,7 @@ use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun};
 use dfs_proto::msg::registry::{
     Heard, ProposeInSync, RegisterServer, ReportSuspect, ServerRegistered, Space,
 };
-use dfs_proto::timing::RETURN_WAIT;
+use dfs_proto::timing::{LAST_SERVING_WAIT, RETURN_WAIT};
 use drive::{Drive, Findings};
 use reach::Reach;
 use registry::Registry;
@@ -75,6 +75,9 @@ pub struct Pace {
     pub moving_max: usize,
     /// When all has been well for this long, one group moves to where there are few.
     pub rebalance: Duration,
+    /// All members of a group were gone, and only such are back that may have lost what was not
+    /// synced: the missing ones are waited for this long.
+    pub return_wait: Duration,
 }
 
 impl Default for Pace {
@@ -88,6 +91,7 @@ impl Default for Pace {
             repair: Duration::from_millis(250),
             moving_max: 8,
             rebalance: Duration::from_secs(5),
+            return_wait: LAST_SERVING_WAIT,
         }
     }
 }
@@ -119,6 +123,17 @@ enum Logging {
     Ordered(Ticket),
 }
 
+/// How long a group waits for those that served last.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Return {
+    /// The first of them was seen.
+    since: Duration,
+    /// For whom it was said that they are waited for.
+    told: Vec<ServerId>,
+    /// A person does not wait any more.
+    go_on: bool,
+}
+
 /// The state machine. Hand it what happened (`take`), then ask what to do (`step`).
 #[derive(Clone, Debug)]
 pub struct Governor {
@@ -141,8 +156,8 @@ pub struct Governor {
     conditions: Conditions,
     repair_at: Duration,
     rebalance_at: Duration,
-    /// Groups without a primary of which somebody is back: until when the others are waited for.
-    returns: BTreeMap<GroupId, Duration>,
+    /// Groups without a primary of which somebody is back.
+    returns: BTreeMap<GroupId, Return>,
     /// Servers or groups have changed since the last publication.
     publish: bool,
     /// The last time that anything about groups was logged.
@@ -256,6 +271,11 @@ impl Governor {
                     .then_some(heard)
                     .ok_or(ErrorCode::NotRegistered.into());
                 self.reply(ticket, Reply::Heard(answer));
+            }
+            Event::GoOn { ticket } => {
+                let groups = self.go_on();
+                log::warn!("{groups} groups are told to go on without the servers they wait for");
+                self.reply(ticket, Reply::GoesOn(groups));
             }
             Event::Closed { link } => self.closed(link, now),
             Event::Suspect(report) => self.suspected(report, now),
@@ -535,20 +555,46 @@ impl Governor {
     /// Groups whose wait for the servers that served last is over.
     fn over(&mut self, servers: &Servers, now: Duration) -> Vec<(GroupId, transition::Event)> {
         let mut over = Vec::new();
+        let mut waiting: BTreeMap<Vec<ServerId>, usize> = BTreeMap::new();
         for (group, record) in &self.placed.groups {
-            match transition::awaited(record, servers) {
-                Some((back, _)) if back > 0 => {
-                    let until = *self.returns.entry(*group).or_insert(now + RETURN_WAIT);
-                    if now >= until {
-                        over.push((*group, transition::Event::ReturnWaitOver));
-                    }
-                }
-                _ => {
-                    self.returns.remove(group);
+            let awaited = transition::awaited(record, servers);
+            let Some(awaited) = awaited.filter(|awaited| !awaited.back.is_empty()) else {
+                self.returns.remove(group);
+                continue;
+            };
+            let wait = self.returns.entry(*group).or_insert_with(|| Return {
+                since: now,
+                told: Vec::new(),
+                go_on: false,
+            });
+            if wait.go_on || now >= wait.since + self.pace.return_wait {
+                over.push((*group, transition::Event::GoOn));
+            } else if now >= wait.since + RETURN_WAIT {
+                over.push((*group, transition::Event::ReturnWaitOver));
+                if !awaited.complete && wait.told != awaited.missing {
+                    wait.told.clone_from(&awaited.missing);
+                    *waiting.entry(awaited.missing).or_default() += 1;
                 }
             }
         }
+        for (missing, groups) in waiting {
+            let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            log::error!(
+                "{groups} groups wait for {}: those that are back were not stopped orderly, and \
+                 may lack what was acknowledged and not synced. They go on after {:?}, or at once \
+                 with `dfsctl go-on` if these servers will not come back",
+                missing.join(", "),
+                self.pace.return_wait
+            );
+        }
         over
+    }
+
+    /// A person does not wait any more for servers that served last: the groups of which anybody
+    /// is back. How many those are.
+    fn go_on(&mut self) -> u32 {
+        let waiting = self.returns.values_mut().filter(|wait| !wait.go_on);
+        waiting.map(|wait| wait.go_on = true).count() as u32
     }
 
     fn first_epochs(&self, servers: &Servers, now: Duration) -> Vec<(Epoch, GroupConfig)> {

@@ -8,7 +8,8 @@
 //! 2. A suspicion takes a member out only while `min_in_sync` members remain or another joining
 //!    member stands ready; a run that is gone for certain is out in any case.
 //! 3. When none is left, nobody is promoted: the members that served last are *last serving*.
-//!    Their servers alone bring the group back, after a wait for each other.
+//!    Their servers alone bring the group back: one that has everything for certain after a short
+//!    wait for the others, else all of them, or what is there after a long one.
 //! 4. Every other wanted server that is there is joining, the rest are offline.
 //! 5. An in-sync member that is not wanted any more (the group moves) counts like any other, and
 //!    leaves when all wanted servers are in-sync. If it is out before, it does not come back,
@@ -54,8 +55,11 @@ pub enum Event {
         epoch: Epoch,
         joined: ServerRun,
     },
-    /// The members that served last had `RETURN_WAIT` to come back since the first of them did.
+    /// The members that served last had `RETURN_WAIT` to come back since the first of them did:
+    /// one that has everything for certain is enough.
     ReturnWaitOver,
+    /// They had long enough, or a person does not wait any more: what is there is to do.
+    GoOn,
     /// All has been quiet for a while: the preferred primary may lead again.
     Rebalance,
 }
@@ -82,16 +86,19 @@ pub fn next(
                 in_sync.push(joined);
             }
         }
-        Event::Review | Event::ReturnWaitOver | Event::Rebalance => {}
+        Event::Review | Event::ReturnWaitOver | Event::GoOn | Event::Rebalance => {}
     }
     if record.config.primary.is_none() {
-        (in_sync, equalise) = group.returned(event == Event::ReturnWaitOver, equalise)?;
+        (in_sync, equalise) = group.returned(event, equalise)?;
     } else if in_sync.is_empty() {
         // The last epoch never served, so those of the one before it that are still there hold
         // every acknowledged write, also when they were voted out wrongly since.
         in_sync = group.survivors();
     } else if equalise == Equalise::Everything && record.effective.is_some() {
         in_sync = group.with_latecomers(in_sync);
+        if event != Event::GoOn && group.is_bereft(&in_sync) {
+            in_sync.clear();
+        }
     }
     in_sync = group.without_leaving(in_sync);
     let primary = match event {
@@ -114,18 +121,34 @@ pub fn next(
     })
 }
 
-/// The servers whose return a group without a primary waits for, and how many of them are back.
-pub fn awaited(record: &GroupRecord, servers: &Servers) -> Option<(usize, usize)> {
+/// The servers whose return a group without a primary waits for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Awaited {
+    /// Those that are back.
+    pub back: Vec<ServerId>,
+    pub missing: Vec<ServerId>,
+    /// One of those that are back has everything for certain.
+    pub complete: bool,
+}
+
+/// Whose return a group waits for; `None` if it has a primary.
+pub fn awaited(record: &GroupRecord, servers: &Servers) -> Option<Awaited> {
     if record.config.primary.is_some() {
         return None;
     }
     let group = Group { record, servers };
     let base = group.last_served_by();
-    let back = base
+    let (back, missing): (Vec<ServerId>, Vec<ServerId>) = base
         .iter()
-        .filter(|run| group.present(run.server).is_some())
-        .count();
-    Some((back, base.len()))
+        .map(|run| run.server)
+        .partition(|server| group.present(*server).is_some());
+    let mut present = back.iter().filter_map(|server| group.present(*server));
+    let complete = present.any(|run| group.is_complete(run));
+    Some(Awaited {
+        back,
+        missing,
+        complete,
+    })
 }
 
 struct Group<'a> {
@@ -223,13 +246,22 @@ impl Group<'_> {
     }
 
     /// Nobody serves: the set with which the servers that served last begin anew.
-    fn returned(&self, wait_over: bool, owed: Equalise) -> Option<(Vec<ServerRun>, Equalise)> {
+    ///
+    /// An acknowledged write is on all of them, so one that has everything is enough. One that
+    /// was stopped without order may have lost what it had not synced: if there are only such
+    /// ones, another one of which nothing was heard yet may be cut off and have it all.
+    fn returned(&self, event: Event, owed: Equalise) -> Option<(Vec<ServerRun>, Equalise)> {
         let base = self.last_served_by();
         let back: Vec<_> = base
             .iter()
             .filter_map(|run| self.present(run.server))
             .collect();
-        if back.is_empty() || (back.len() < base.len() && !wait_over) {
+        let enough = match event {
+            Event::GoOn => true,
+            Event::ReturnWaitOver => back.iter().any(|run| self.is_complete(*run)),
+            _ => false,
+        };
+        if back.is_empty() || (back.len() < base.len() && !enough) {
             return None;
         }
         // Runs that never stopped lost nothing and know their marks; runs after a clean stop
@@ -280,6 +312,28 @@ impl Group<'_> {
             in_sync.retain(|run| home.contains(&run.server));
         }
         in_sync
+    }
+
+    /// A comparison of everything has begun, and then members went away: those that are left may
+    /// all have lost something, and nobody knows what became of the others.
+    fn is_bereft(&self, in_sync: &[ServerRun]) -> bool {
+        let shrunk = self
+            .record
+            .config
+            .in_sync()
+            .any(|run| !in_sync.contains(&run));
+        let complete = in_sync.iter().any(|run| self.is_complete(*run));
+        let all = self
+            .last_served_by()
+            .iter()
+            .all(|base| in_sync.iter().any(|run| run.server == base.server));
+        shrunk && !complete && !all
+    }
+
+    /// Whether a run has every acknowledged write for certain. Before the first epoch has served
+    /// there is none.
+    fn is_complete(&self, run: ServerRun) -> bool {
+        self.record.effective.is_none() || self.is_intact(run)
     }
 
     /// Whether a run has everything that its server had when the group served last.

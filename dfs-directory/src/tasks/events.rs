@@ -29,6 +29,9 @@ pub(super) enum Event {
         request: ProposeInSync,
         reply: oneshot::Sender<Reply>,
     },
+    GoOn {
+        reply: oneshot::Sender<Reply>,
+    },
     Order {
         order: Order,
         reply: oneshot::Sender<Reply>,
@@ -43,7 +46,7 @@ impl Event {
         match self {
             Self::Register { reply, .. } => drop(reply.send(Reply::Registered(Err(error)))),
             Self::Heartbeat { reply, .. } => drop(reply.send(Reply::Heard(Err(error)))),
-            Self::Propose { reply, .. } | Self::Order { reply, .. } => {
+            Self::Propose { reply, .. } | Self::Order { reply, .. } | Self::GoOn { reply } => {
                 drop(reply.send(Reply::Done(Err(error))));
             }
             Self::Said(_) => {}
@@ -51,7 +54,7 @@ impl Event {
     }
 }
 
-/// The side of the file servers: what they say, for the governor.
+/// What file servers, and people who look after them, say to the governor.
 #[derive(Clone, Debug)]
 pub struct ServerEvents(pub(super) mpsc::Sender<Event>);
 
@@ -126,6 +129,14 @@ impl ServerEvents {
     /// `WrongEpoch` (with the group's last epoch) if it was not.
     pub async fn propose(&self, request: ProposeInSync) -> Result<()> {
         done(self.ask(|reply| Event::Propose { request, reply }).await?)
+    }
+
+    /// Groups do not wait any more for servers that served last. How many they are.
+    pub async fn go_on(&self) -> Result<u32> {
+        match self.ask(|reply| Event::GoOn { reply }).await? {
+            Reply::GoesOn(groups) => Ok(groups),
+            other => Err(unfitting(&other)),
+        }
     }
 
     async fn ask(&self, event: impl FnOnce(oneshot::Sender<Reply>) -> Event) -> Result<Reply> {

@@ -45,12 +45,12 @@ pub(super) struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     /// Reads what is logged and begins.
-    pub(super) async fn begin(raft: RaftHandle, outlets: &'a Outlets) -> Result<Self> {
+    pub(super) async fn begin(raft: RaftHandle, outlets: &'a Outlets, pace: Pace) -> Result<Self> {
         let placed = Arc::new(raft.read(Placed::load).await?);
         Ok(Self {
             raft,
             outlets,
-            core: Governor::new(Pace::default(), placed, now()).at_clock(clock()),
+            core: Governor::new(pace, placed, now()).at_clock(clock()),
             connections: BTreeMap::new(),
             replies: BTreeMap::new(),
             tickets: 0,
@@ -145,6 +145,9 @@ impl<'a> Driver<'a> {
             },
             Event::Propose { request, reply } => governor::Event::Propose {
                 request,
+                ticket: self.ticket(reply),
+            },
+            Event::GoOn { reply } => governor::Event::GoOn {
                 ticket: self.ticket(reply),
             },
             Event::Order { order, reply } => governor::Event::Order {

@@ -6,11 +6,12 @@ use super::fences;
 use super::governor::{Driver, Outlets};
 use super::handle::{CutWait, FenceWait, Placement};
 use super::view::View;
-use crate::governor::Signs;
+use crate::governor::{Pace, Signs};
 use crate::raft::RaftHandle;
 use dfs_proto::attr::StatFs;
 use dfs_proto::error::{Error, ErrorCode};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 /// Waits that may be handed over before the tasks take them.
@@ -20,6 +21,7 @@ const WAITS_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Tasks {
     raft: RaftHandle,
+    pace: Pace,
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     outlets: Outlets,
@@ -59,6 +61,7 @@ impl Tasks {
         };
         let tasks = Self {
             raft,
+            pace: Pace::default(),
             sender: sender.clone(),
             events,
             outlets,
@@ -68,6 +71,13 @@ impl Tasks {
             fences,
         };
         (tasks, placement, ServerEvents(sender))
+    }
+
+    /// How long a group whose members were all gone waits for those that may have what the
+    /// others lost.
+    pub fn waits_for_returns(mut self, wait: Duration) -> Self {
+        self.pace.return_wait = wait;
+        self
     }
 
     /// Runs until the member has failed or stops; returns why.
@@ -106,7 +116,7 @@ impl Tasks {
 
     async fn reign(&mut self) -> Error {
         let life = self.raft.status().life;
-        let governor = match Driver::begin(self.raft.clone(), &self.outlets).await {
+        let governor = match Driver::begin(self.raft.clone(), &self.outlets, self.pace).await {
             Ok(governor) => governor,
             Err(e) => return e,
         };

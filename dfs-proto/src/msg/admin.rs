@@ -152,6 +152,10 @@ pub struct RepairStatus {
     /// What cannot be repaired as things are, and why.
     pub stuck: Vec<(GroupId, String)>,
 }
+/// Do not wait any more for servers that served last: the groups that wait for them go on with
+/// what is there, and what only the others have is lost. Answered with how many groups those are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GoOn;
 
 /// Reads and compares every replica of a group; one group a call, so that a call stays short.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -191,4 +195,5 @@ requests! {
     0x0821 GetSettings => ClusterSettings;
     0x0822 ChangeSettings => ();
     0x0823 GetRepair => RepairStatus;
+    0x0807 GoOn => u32;
 }

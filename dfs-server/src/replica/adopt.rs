@@ -100,6 +100,9 @@ impl ReplicaCore {
         }
         self.leave_epoch(id, config.epoch);
         if let Some(g) = self.groups.get_mut(&id) {
+            if self.planted.forgets_older_marks() {
+                g.marks.forget_before(g.config.epoch);
+            }
             g.enter(config, self.me);
         }
         true
@@ -355,7 +358,10 @@ impl ReplicaCore {
         let ended: Vec<u64> = self
             .fence_tasks
             .iter()
-            .filter(|(_, task)| task.durable && !draining && task.sessions.is_disjoint(&busy))
+            .filter(|(_, task)| {
+                let over = !draining && task.sessions.is_disjoint(&busy);
+                task.durable && (over || self.planted.fences_early())
+            })
             .map(|(id, _)| *id)
             .collect();
         let epochs: Vec<(GroupId, Epoch)> = self

@@ -90,6 +90,12 @@ impl Marks {
         self.known = true;
     }
 
+    /// Forgets the writes of older epochs than this one.
+    pub(super) fn forget_before(&mut self, epoch: Epoch) {
+        self.uncommitted.retain(|version, _| version.epoch >= epoch);
+        self.touched.clear();
+    }
+
     /// A joining member was brought up to date: what it received is what the others hold.
     pub(super) fn caught_up(&mut self) {
         self.touched.clear();
@@ -205,7 +211,7 @@ impl Group {
     }
 }
 
-fn role_in(config: &GroupConfig, me: Incarnation) -> Role {
+pub(super) fn role_in(config: &GroupConfig, me: Incarnation) -> Role {
     let Some(member) = config.members.iter().find(|m| m.run.incarnation == me) else {
         return Role::Stranger;
     };

@@ -178,7 +178,7 @@ impl ReplicaCore {
         self.groups
             .get(&group)
             .and_then(|g| g.joins.get(&server))
-            .is_some_and(|join| !join.is_proposed())
+            .is_some_and(|join| !join.is_proposed() || self.planted.drops_proposed())
     }
 
     /// A joining member did not take a forwarded write.

@@ -166,6 +166,15 @@ impl Op {
         }
     }
 
+    /// Whether it makes the same copies, and tells the same.
+    pub(super) fn is_copy_like(&self, other: &CopyOp) -> bool {
+        matches!(self, Self::Copy(op) if op.group == other.group
+            && op.epoch == other.epoch
+            && op.purpose == other.purpose
+            && op.pull == other.pull
+            && op.push == other.push)
+    }
+
     pub(super) fn callers(&self) -> Vec<Caller> {
         match self {
             Self::Write(op) => op.callers.clone(),

@@ -267,6 +267,14 @@ impl ReplicaCore {
     #[cfg(feature = "planted-bugs")]
     pub fn plant(&mut self, bug: Planted) {
         self.planted = bug;
+        for g in self.groups.values_mut() {
+            if bug.goes_on_after_restart() {
+                g.role = group::role_in(&g.config, self.me);
+                g.stage = Stage::Effective;
+                g.equalised = true;
+                g.counter = 1_000;
+            }
+        }
     }
 
     /// Takes one event in. `now` is the time since any fixed moment; it never goes back.
@@ -593,6 +601,13 @@ impl ReplicaCore {
             self.yield_scrub(key);
         }
         let lane = self.lanes.entry(key).or_default();
+        // Attempts to bring a member up to date that fail one after the other would queue a copy
+        // each while a write waits for that very member. One that has not begun does for all.
+        if let Op::Copy(new) = &op
+            && lane.queue.iter().any(|op| op.is_copy_like(new))
+        {
+            return;
+        }
         let full = lane.queue.len() >= LANE_MAX || self.lane_bytes + op.bytes() > LANE_BYTES_MAX;
         if full && !matches!(op, Op::Copy(_)) {
             for caller in op.callers() {

@@ -1,4 +1,5 @@
-//! Bugs that can be planted on purpose, to prove that the simulation finds them.
+//! Bugs that can be planted on purpose, to prove that the simulation and
+//! the exploration find them.
 //!
 //! They exist only with the feature `planted-bugs`; without it every question here is answered
 //! with no.
@@ -49,4 +50,28 @@ bugs! {
     AdoptUndrained, adopts_undrained;
     /// Writes that may not be everywhere are not remembered.
     ForgetMarks, forgets_marks;
+    /// Writes are answered when most members have them.
+    AckByMajority, acks_by_majority;
+    /// A read that names another epoch is served.
+    ReadAnyEpoch, serves_any_epoch;
+    /// A read that names an older epoch is served.
+    ReadOlderEpoch, serves_older_epochs;
+    /// A joining member serves reads.
+    ReadFromJoining, serves_while_joining;
+    /// A forwarded write of an older epoch is applied.
+    OldForwards, takes_old_forwards;
+    /// Of the writes in flight only those of the epoch before are remembered.
+    ForgetOlderMarks, forgets_older_marks;
+    /// A joining member does not receive the writes that are made meanwhile.
+    LeaveJoiningOut, leaves_joining_out;
+    /// A proposed member that misses a write holds nobody up.
+    DropProposed, drops_proposed;
+    /// A repeat is answered while the write is in flight.
+    AnswerRepeats, answers_repeats;
+    /// A member that has fenced the session counts as having the write.
+    CountFenced, counts_fenced;
+    /// A fence is answered while writes of its sessions are in progress.
+    FenceEarly, fences_early;
+    /// A restarted run goes on in the epoch that its server had adopted.
+    GoOnAfterRestart, goes_on_after_restart;
 }

@@ -45,6 +45,13 @@ impl ReplicaCore {
                 _ => None,
             });
         if let Some(op) = same {
+            if self.planted.answers_repeats()
+                && let Some(started) = &op.started
+            {
+                let (version, epoch) = (started.forward.version, started.forward.epoch);
+                let written = ChunkWritten { version, epoch };
+                return self.answer(caller, Ok(Response::Written(written)), Payload::default());
+            }
             if op.callers.len() >= REPEATS_MAX {
                 let oldest = op.callers.remove(0);
                 op.callers.push(caller);
@@ -185,7 +192,9 @@ impl ReplicaCore {
         g.told = forward.committed;
         g.told_at = self.now;
         let mut targets = g.others(me);
-        targets.extend(g.joins.values().filter(|j| j.in_set()).map(|j| j.run));
+        if !self.planted.leaves_joining_out() {
+            targets.extend(g.joins.values().filter(|j| j.in_set()).map(|j| j.run));
+        }
         let mut waiting = BTreeMap::new();
         for run in targets {
             let state = WaitState::Forwarded;
@@ -326,6 +335,10 @@ impl ReplicaCore {
                 started.waiting.remove(&run.server);
                 started.applied.push(run);
             }
+            Err(error) if error.code == ErrorCode::Fenced && self.planted.counts_fenced() => {
+                started.waiting.remove(&run.server);
+                started.applied.push(run);
+            }
             Err(error) if joining => {
                 started.waiting.remove(&run.server);
                 self.join_missed(group, run, key, &error);
@@ -391,7 +404,11 @@ impl ReplicaCore {
                 }
             }
             Local::Done => {
-                if started.waiting.is_empty() || self.planted.acks_before_backups() {
+                let most = started.applied.len() + 1 > started.waiting.len();
+                if started.waiting.is_empty()
+                    || self.planted.acks_before_backups()
+                    || (most && self.planted.acks_by_majority())
+                {
                     let written = ChunkWritten {
                         version: started.forward.version,
                         epoch,

@@ -12,8 +12,9 @@ use dfs_proto::msg::chunk::{ReadChunk, SyncChunks};
 impl ReplicaCore {
     pub(super) fn read(&mut self, caller: Caller, request: ReadChunk, h: &dyn Holdings) {
         let (key, group) = (request.key, request.group);
+        let epoch = self.read_epoch(group, request.epoch);
         let admitted = self
-            .admit_mount(group, request.epoch, h)
+            .admit_mount(group, epoch, h)
             .and_then(|()| self.admit_generation(group, key, request.generation, h));
         if let Err(error) = admitted {
             return self.refuse(caller, error);

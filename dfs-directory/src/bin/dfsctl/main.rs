@@ -11,7 +11,7 @@ mod verify;
 use clap::{Parser, Subcommand};
 use client::Client;
 use dfs_proto::ids::{InodeId, MemberId};
-use dfs_proto::msg::admin::{GetStatus, ListGroups, ListLocks, ListServers, ListSessions};
+use dfs_proto::msg::admin::{GetStatus, GoOn, ListGroups, ListLocks, ListServers, ListSessions};
 use dfs_proto::msg::member::RemoveMember;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -77,6 +77,9 @@ enum Question {
     Server(manage::ServerOrder),
     /// Shows the cluster's settings, and changes those that are named.
     Set(manage::Changes),
+    /// Groups that lost all their servers go on with those that are back, without the others: for
+    /// machines that will not come back. What only these hold is lost.
+    GoOn,
     /// Reads every replica of every chunk, checks and compares them.
     Verify {
         /// Only this group.
@@ -144,6 +147,7 @@ async fn answer(options: &Options) -> Result<ExitCode, String> {
         Question::Repair { watch } => return repair::run(&client, *watch, json).await,
         Question::Server(order) => manage::server(&client, order).await?,
         Question::Set(changes) => manage::set(&client, changes, json).await?,
+        Question::GoOn => format!("{} groups go on\n", client.ask(&GoOn).await?),
         Question::Verify { group } => {
             let report = verify::run(&client, *group).await?;
             print(&verify::show(&report, json))?;

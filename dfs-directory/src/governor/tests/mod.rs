@@ -2,5 +2,6 @@
 
 mod changes;
 mod moves;
+mod returns;
 mod slow;
 mod world;

@@ -26,6 +26,8 @@ enum Step {
     Expel(u32),
     Propose(u32),
     WaitOver,
+    /// Nobody waits for the others any longer.
+    GoOn,
     Rebalance,
     Effective,
     /// The group is to move from one server to another.
@@ -46,7 +48,8 @@ fn step(servers: u32) -> impl Strategy<Value = Step> {
         1 => one.clone().prop_map(Step::Expel),
         1 => (one.clone(), one.clone()).prop_map(|(from, to)| Step::Move(from, to)),
         4 => one.prop_map(Step::Propose),
-        1 => Just(Step::WaitOver),
+        2 => Just(Step::WaitOver),
+        1 => Just(Step::GoOn),
         1 => Just(Step::Rebalance),
         6 => Just(Step::Effective),
     ]
@@ -59,6 +62,8 @@ struct World {
     /// Servers whose disks hold every acknowledged write.
     complete: BTreeSet<ServerId>,
     epochs: BTreeMap<Epoch, GroupConfig>,
+    /// Since an epoch served, what was there was told to do.
+    gave_up: bool,
 }
 
 impl World {
@@ -93,6 +98,7 @@ impl World {
                 .collect(),
             complete: (1..=replicas).map(ServerId).collect(),
             epochs: BTreeMap::from([(config.epoch, config.clone())]),
+            gave_up: false,
             record: GroupRecord {
                 home: (1..=replicas).map(ServerId).collect(),
                 config,
@@ -163,6 +169,10 @@ impl World {
             Step::Suspect(s) => return Event::Suspect(self.present(ServerId(s))),
             Step::Expel(s) => return Event::Expel(self.present(ServerId(s))),
             Step::WaitOver => return Event::ReturnWaitOver,
+            Step::GoOn => {
+                self.gave_up |= !self.record.is_effective();
+                return Event::GoOn;
+            }
             Step::Rebalance => return Event::Rebalance,
             Step::Effective => self.make_effective(),
             Step::Move(from, to) => self.rehome(ServerId(from), ServerId(to)),
@@ -228,14 +238,15 @@ impl World {
             ),
         }
         self.complete = in_sync;
+        self.gave_up = false;
         self.record.lost.clear();
         self.record.effective = Some(config);
     }
 
-    /// Who served last lost its data, or did not come back in time.
+    /// All who served last lost data, or they were not waited for.
     fn nobody_complete(&self) -> bool {
         let mut base = self.base().into_iter().map(|run| run.server);
-        !base.any(|s| self.servers[&s].alive && self.complete.contains(&s))
+        self.gave_up || !base.any(|s| self.complete.contains(&s))
     }
 
     fn check(&self, event: Event, new: &GroupConfig) {
@@ -354,7 +365,7 @@ impl World {
             self.record.lost.pop();
         }
         for _ in 0..20 {
-            self.run(&[Step::WaitOver, Step::Effective]);
+            self.run(&[Step::WaitOver, Step::GoOn, Step::Effective]);
             let joining: Vec<_> = self.record.config.joining().map(|r| r.server.0).collect();
             for server in joining {
                 self.run(&[Step::Effective, Step::Propose(server), Step::Effective]);

@@ -136,6 +136,7 @@ fn parse(text: &str) -> Line {
         ["review"] => Event::Review,
         ["rebalance"] => Event::Rebalance,
         ["wait", "over"] => Event::ReturnWaitOver,
+        ["go", "on"] => Event::GoOn,
         ["suspect", who] => Event::Suspect(run(who)),
         ["expel", who] => Event::Expel(run(who)),
         ["propose", who] => proposal(who),

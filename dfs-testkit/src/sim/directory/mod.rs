@@ -332,7 +332,7 @@ impl Directory {
         let mut over = Vec::new();
         for (group, record) in &self.placed.groups {
             match transition::awaited(record, servers) {
-                Some((back, _)) if back > 0 => {
+                Some(awaited) if !awaited.back.is_empty() => {
                     let until = *self.returns.entry(*group).or_insert(now + RETURN_WAIT);
                     if now >= until {
                         over.push((*group, Change::ReturnWaitOver));
