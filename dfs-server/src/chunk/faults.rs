@@ -4,6 +4,7 @@ use super::disk::Step;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Where to interrupt, and where to keep what was synced.
 #[derive(Debug, Default)]
@@ -11,12 +12,18 @@ pub(super) struct Faults {
     planned: Mutex<Option<(Step, u32)>>,
     shadow: Mutex<Option<PathBuf>>,
     unreadable: AtomicBool,
+    sync_takes: Mutex<Duration>,
 }
 
 impl Faults {
     /// Interrupts at the given step, when it is reached for the n-th time (0: the next time).
     pub(super) fn plan(&self, step: Step, after: u32) {
         *self.planned.lock().expect("not poisoned") = Some((step, after));
+    }
+
+    /// Each sync takes so much longer.
+    pub(super) fn slow_syncs(&self, takes: Duration) {
+        *self.sync_takes.lock().expect("not poisoned") = takes;
     }
 
     /// Keeps a copy of each chunk file as of its last sync in this dir: what a power cut is
@@ -54,6 +61,8 @@ impl Faults {
     }
 
     pub(super) fn synced(&self, path: &Path) {
+        let takes = *self.sync_takes.lock().expect("not poisoned");
+        std::thread::sleep(takes);
         if let Some(dir) = &*self.shadow.lock().expect("not poisoned")
             && let Some(name) = path.file_name()
         {
