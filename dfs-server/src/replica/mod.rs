@@ -16,6 +16,7 @@
 //! | `transfer` | copying one chunk between two members |
 //! | `equalise` | making the members of a new epoch equal |
 //! | `scrub` | comparing the copies of a chunk, replacing wrong ones |
+//! | `verdict` | which copy is right |
 //! | `join` | bringing a joining member up to date |
 //! | `budget` | how fast |
 //! | `release` | deleting what is held of groups that this server left |
@@ -43,6 +44,7 @@ mod scrub;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod verdict;
 
 pub use event::{Action, Caller, DiskDone, DiskOp, Event, Request, Response, Sender, Token};
 pub use holdings::Holdings;

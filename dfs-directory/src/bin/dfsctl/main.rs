@@ -5,6 +5,7 @@ mod fsck;
 mod manage;
 mod repair;
 mod scrub;
+mod scrub_status;
 mod show;
 mod verify;
 
@@ -158,7 +159,7 @@ async fn answer(options: &Options) -> Result<ExitCode, String> {
                 ExitCode::SUCCESS
             });
         }
-        Question::Scrub(options) if options.status => scrub::status(&client, json).await?,
+        Question::Scrub(options) if options.status => scrub_status::status(&client, json).await?,
         Question::Scrub(options) => {
             let report = scrub::run(&client, options).await?;
             print(&scrub::show(&report, json))?;
