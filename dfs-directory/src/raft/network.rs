@@ -5,6 +5,9 @@
 //! again by the next call; a member that refuses or is silent is `Unreachable`, which makes
 //! openraft pause before it tries again.
 
+// The error type is openraft's, and its traits demand it as it is.
+#![allow(clippy::result_large_err)]
+
 use super::types::TypeConfig;
 use super::wire::{self, Malformed};
 use dfs_proto::error::{Error, ErrorCode};

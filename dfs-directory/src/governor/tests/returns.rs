@@ -10,7 +10,7 @@ fn one_is_back() -> World {
     let mut world = World::started(2, 4, 2);
     world.kill(1);
     world.kill(2);
-    world.run_until("nobody serves", |w| nobody_serves(w));
+    world.run_until("nobody serves", nobody_serves);
     world.register(1, 2);
     world
 }
@@ -39,7 +39,7 @@ fn one_that_has_everything_waits_a_moment_only() {
     let mut world = World::started(2, 4, 2);
     world.kill(1);
     world.kill(2);
-    world.run_until("nobody serves", |w| nobody_serves(w));
+    world.run_until("nobody serves", nobody_serves);
     let back = world.now;
     world.register(1, 1);
     world.run_until("it serves", |w| w.serves_with(&[1]));
