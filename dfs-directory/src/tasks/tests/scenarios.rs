@@ -8,6 +8,7 @@ use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{Epoch, Generation, GroupId, ServerId};
 use dfs_proto::msg::Request;
 use dfs_proto::msg::control::{AdoptEpochs, CutInode, FenceSessions};
+use dfs_proto::timing::RETURN_WAIT;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -214,13 +215,15 @@ async fn when_all_die_only_those_that_served_last_bring_the_group_back() {
         })
         .await;
     let _stale = Server::start(&directory, 1, 2).await;
-    let _back = Server::start(&directory, 2, 2).await;
-    let map = directory.serving_with(&[2]).await;
-    assert!(
-        map.groups.iter().all(|g| !g.writable),
-        "one of three takes no writes"
-    );
-    let config = _back.told(G, Epoch(0)).await;
+    // Killed, so it may lack what the other one has: that one is waited for.
+    let back = Server::start(&directory, 2, 2).await;
+    tokio::time::sleep(RETURN_WAIT + Duration::from_millis(300)).await;
+    let map = directory.placement.map();
+    assert!(map.groups.iter().all(|g| g.primary.is_none()), "{map:?}");
+    let _other = Server::start(&directory, 3, 2).await;
+    let map = directory.serving_with(&[2, 3]).await;
+    assert!(map.groups.iter().all(|g| g.writable), "{map:?}");
+    let config = back.told(G, Epoch(0)).await;
     assert_eq!(config.equalise, Equalise::Everything);
 }
 
