@@ -1,6 +1,7 @@
 //! A cluster of real processes with real mounts, run by `scripts/cluster` and gone with its value.
 
 use serde_json::Value;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -146,9 +147,21 @@ impl Cluster {
         let mut command = Command::new(binary("dfsctl"));
         command
             .arg("--directory")
-            .arg(self.address("directory-1"))
+            .arg(self.directories())
             .args(arguments);
         command
+    }
+
+    /// The addresses of all members of the directory, with commas.
+    fn directories(&self) -> String {
+        let dirs = fs::read_dir(self.dir.join("data")).expect("the data of the nodes");
+        let mut addresses: Vec<String> = dirs
+            .filter_map(|entry| Some(entry.ok()?.path().join("address")))
+            .filter(|file| file.to_string_lossy().contains("/directory-"))
+            .filter_map(|file| fs::read_to_string(file).ok())
+            .collect();
+        addresses.sort();
+        addresses.join(",")
     }
 
     /// What `dfsctl --json` says.
