@@ -13,7 +13,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 const RETURN: Duration = Duration::from_secs(60);
@@ -41,18 +41,12 @@ fn fill(dir: &Path) -> (usize, std::io::Error) {
     panic!("it is never full");
 }
 
-/// A process that writes to a file and ends; it waits as long as the write does.
+/// A process that writes to a file and ends; it waits as long as the write does. It handles no
+/// signal, unlike `dd`, so that each one is fatal.
 fn writer(path: &Path) -> Child {
-    Command::new("dd")
-        .args([
-            "if=/dev/zero",
-            "bs=4k",
-            "count=1",
-            "conv=notrunc,nocreat",
-            "status=none",
-        ])
-        .arg(format!("of={}", path.display()))
-        .stderr(Stdio::null())
+    Command::new("sh")
+        .args(["-c", "exec printf '%4096s' x 1<>\"$0\""])
+        .arg(path)
         .spawn()
         .unwrap()
 }
