@@ -269,14 +269,6 @@ impl ReplicaCore {
     #[cfg(feature = "planted-bugs")]
     pub fn plant(&mut self, bug: Planted) {
         self.planted = bug;
-        for g in self.groups.values_mut() {
-            if bug.goes_on_after_restart() {
-                g.role = group::role_in(&g.config, self.me);
-                g.stage = Stage::Effective;
-                g.equalised = true;
-                g.counter = 1_000;
-            }
-        }
     }
 
     /// Takes one event in. `now` is the time since any fixed moment; it never goes back.

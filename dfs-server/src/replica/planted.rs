@@ -72,6 +72,4 @@ bugs! {
     CountFenced, counts_fenced;
     /// A fence is answered while writes of its sessions are in progress.
     FenceEarly, fences_early;
-    /// A restarted run goes on in the epoch that its server had adopted.
-    GoOnAfterRestart, goes_on_after_restart;
 }
