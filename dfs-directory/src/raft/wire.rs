@@ -190,3 +190,81 @@ pub(super) fn decode_snapshot(
         done,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::{Batch, Proposal};
+    use crate::session::SessionCommand;
+    use crate::state::{Change, Command};
+    use dfs_proto::attr::Timestamp;
+    use dfs_proto::ids::SessionId;
+    use openraft::EntryPayload;
+    use proptest::prelude::*;
+
+    fn entry(index: u64, commands: u64) -> Entry {
+        let proposals = (0..commands).map(|n| {
+            let command = Command {
+                now: Timestamp::default(),
+                change: Change::Session(SessionCommand::BeginEnd {
+                    session: SessionId(n),
+                }),
+            };
+            Proposal::new(command).expect("it is small")
+        });
+        let at = Position {
+            index,
+            term: 3,
+            leader: 2,
+        };
+        Entry {
+            log_id: log_id(at),
+            payload: EntryPayload::Normal(Batch(proposals.collect())),
+        }
+    }
+
+    fn append(entries: Vec<Entry>) -> AppendEntriesRequest<TypeConfig> {
+        AppendEntriesRequest {
+            vote: Vote::new_committed(3, 2),
+            prev_log_id: Some(entry(6, 0).log_id),
+            entries,
+            leader_commit: None,
+        }
+    }
+
+    #[test]
+    fn what_was_sent_arrives_and_less_is_refused() {
+        let request = append(vec![entry(7, 3), entry(8, 1)]);
+        let (bytes, left_out) = encode_append(&request).expect("encodes");
+        assert_eq!(left_out, None);
+        let arrived = decode_append(&bytes).expect("decodes");
+        assert_eq!(format!("{arrived:?}"), format!("{request:?}"));
+        let one = append(vec![entry(7, 3)]);
+        let (first, _) = encode_append(&one).expect("encodes");
+        // Ends at which a message is whole: before and after each entry.
+        let (head, _) = encode_append(&append(Vec::new())).expect("encodes");
+        let whole = [head.len(), first.len(), bytes.len()];
+        for end in 0..bytes.len() {
+            assert_eq!(decode_append(&bytes[..end]).is_ok(), whole.contains(&end));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_for_the_next_message() {
+        let entries: Vec<Entry> = (1..40).map(|index| entry(index, 20_000)).collect();
+        let request = append(entries);
+        let (bytes, last) = encode_append(&request).expect("encodes");
+        assert!(bytes.len() <= PAYLOAD_BYTES_MAX);
+        let arrived = decode_append(&bytes).expect("decodes");
+        assert!(arrived.entries.len() < request.entries.len());
+        assert_eq!(arrived.entries.last().map(|e| e.log_id), last);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode_append(&bytes);
+            let _ = decode_snapshot(&bytes);
+        }
+    }
+}
