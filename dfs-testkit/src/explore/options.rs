@@ -37,9 +37,6 @@ pub enum Rule {
     NoFence,
     /// An adoption does not carry the ended sessions.
     AdoptionWithoutFences,
-    /// All members were gone, one of them lost its power: those that are back count after
-    /// the short wait.
-    LostOnesCountAfterTheShortWait,
 }
 
 /// What may happen at most, beside losing, doubling and delaying every message.
