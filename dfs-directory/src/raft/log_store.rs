@@ -20,8 +20,10 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes of newest entries kept in memory.
-const CACHE_BYTES_MAX: usize = 16 << 20;
+/// Bytes of memory for the newest entries. An entry is wanted once to be applied and once for each
+/// other member, moments after it was appended; a member that is further behind is served from
+/// the files, which the kernel caches.
+const CACHE_BYTES_MAX: usize = 2 << 20;
 /// Bytes of entries handed out in one read that may be cut short.
 const READ_BYTES_MAX: u64 = 1 << 20;
 
@@ -36,26 +38,37 @@ pub(super) struct LogStore {
 #[derive(Debug)]
 struct Shared {
     log: Log,
-    /// The newest entries with their sizes, without gaps up to the log's end.
+    /// The newest entries with the sizes of their payloads in the log, without gaps up to its end.
     cache: VecDeque<(Entry, usize)>,
+    /// Memory that they take.
     cache_bytes: usize,
     committed: Option<LogId>,
 }
 
+/// Memory that an entry takes in the cache: a small one takes several times what it takes in the
+/// log.
+fn memory(entry: &Entry) -> usize {
+    let held = match &entry.payload {
+        EntryPayload::Normal(batch) => batch.memory(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    };
+    size_of::<(Entry, usize)>() + held
+}
+
 impl Shared {
     fn remember(&mut self, entry: Entry, bytes: usize) {
+        self.cache_bytes += memory(&entry);
         self.cache.push_back((entry, bytes));
-        self.cache_bytes += bytes;
         while self.cache_bytes > CACHE_BYTES_MAX
-            && let Some((_, bytes)) = self.cache.pop_front()
+            && let Some((gone, _)) = self.cache.pop_front()
         {
-            self.cache_bytes -= bytes;
+            self.cache_bytes -= memory(&gone);
         }
     }
 
     fn forget(&mut self, gone: impl Fn(u64) -> bool) {
         self.cache.retain(|(entry, _)| !gone(entry.log_id.index));
-        self.cache_bytes = self.cache.iter().map(|(_, bytes)| bytes).sum();
+        self.cache_bytes = self.cache.iter().map(|(entry, _)| memory(entry)).sum();
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: u64) -> Result<Vec<Entry>, StorageError> {
@@ -303,5 +316,50 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         shared.forget(|index| index <= upto.index);
         let upto: Position = position(&upto);
         shared.log.purge(upto).map_err(|e| writing(&e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::types::{Batch, Proposal};
+    use super::*;
+    use crate::namespace::NamespaceCommand;
+    use crate::state::{Change, Command};
+    use dfs_proto::attr::Timestamp;
+    use dfs_proto::ids::{Generation, InodeId};
+    use openraft::CommittedLeaderId;
+
+    #[test]
+    fn small_entries_are_counted_as_what_they_take_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open_with(dir.path(), 1 << 20).unwrap();
+        let store = LogStore::new(log, 1, Arc::default());
+        let done = NamespaceCommand::CutDone {
+            inode: InodeId(2),
+            generation: Generation(3),
+        };
+        let small = Proposal::new(Command {
+            now: Timestamp::default(),
+            change: Change::Namespace(done),
+        })
+        .unwrap();
+        let count = 2 * CACHE_BYTES_MAX / size_of::<Proposal>();
+        let entries = (0..count as u64).map(|index| Entry {
+            log_id: LogId::new(CommittedLeaderId::new(1, 1), index),
+            payload: EntryPayload::Normal(Batch(Arc::new([small.clone()]))),
+        });
+        store.append_all(entries.collect()).unwrap();
+        let shared = store.shared();
+        let most = CACHE_BYTES_MAX / size_of::<Proposal>();
+        assert!(shared.cache.len() < most, "{}", shared.cache.len());
+        // What is not in memory any more comes from the files.
+        let end = count as u64;
+        let found = shared.read(0, end, u64::MAX).unwrap();
+        let indexes: Vec<u64> = found.iter().map(|e| e.log_id.index).collect();
+        assert!(indexes.iter().copied().eq(0..indexes.len() as u64));
+        assert!(!indexes.is_empty());
+        assert_eq!(shared.read(end - 3, end, u64::MAX).unwrap().len(), 3);
     }
 }

@@ -57,6 +57,15 @@ impl Proposal {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Batch(pub(super) Arc<[Proposal]>);
 
+impl Batch {
+    /// Bytes of memory behind it: estimated, since what the commands point to is not counted but
+    /// taken to be as much as its encoding.
+    pub(super) fn memory(&self) -> usize {
+        let each = |p: &Proposal| size_of::<Proposal>() + 2 * p.encoded.capacity();
+        self.0.iter().map(each).sum()
+    }
+}
+
 impl Serialize for Batch {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.iter().map(|proposal| &proposal.command))

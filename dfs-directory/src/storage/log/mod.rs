@@ -17,12 +17,14 @@
 
 mod frame;
 mod open;
+mod places;
 mod pointers;
 mod segment;
 #[cfg(test)]
 mod tests;
 
 use super::durable;
+use places::{Place, Places};
 use pointers::Pointers;
 use segment::Segment;
 use std::collections::VecDeque;
@@ -90,17 +92,6 @@ impl fmt::Display for LogError {
 
 impl std::error::Error for LogError {}
 
-/// Where an entry is on disk.
-#[derive(Clone, Copy, Debug)]
-struct Located {
-    term: u64,
-    leader: u64,
-    segment: u64,
-    frame: u64,
-    span: u32,
-    length: u32,
-}
-
 /// The log of one member.
 #[derive(Debug)]
 pub struct Log {
@@ -109,9 +100,7 @@ pub struct Log {
     pointers: Pointers,
     /// Oldest first; the last one takes appends.
     segments: VecDeque<Segment>,
-    /// The entries from `first` on.
-    entries: VecDeque<Located>,
-    first: u64,
+    entries: Places,
     committed: Option<u64>,
     spares: Vec<PathBuf>,
     next_number: u64,
@@ -121,9 +110,9 @@ pub struct Log {
 impl Log {
     /// Position of the last entry, or the purge point if there is none.
     pub fn last(&self) -> Option<Position> {
-        match self.entries.back() {
-            Some(_) => self.position(self.end() - 1),
-            None => self.pointers.purged,
+        match self.entries.is_empty() {
+            false => self.position(self.end() - 1),
+            true => self.pointers.purged,
         }
     }
 
@@ -134,17 +123,12 @@ impl Log {
 
     /// Index of the first entry there is, or will be.
     pub fn first(&self) -> u64 {
-        self.first
+        self.entries.first()
     }
 
     /// Index behind the last entry.
     pub fn end(&self) -> u64 {
-        self.first + self.entries.len() as u64
-    }
-
-    fn located(&self, index: u64) -> Option<&Located> {
-        let nth = usize::try_from(index.checked_sub(self.first)?).ok()?;
-        self.entries.get(nth)
+        self.entries.end()
     }
 
     /// Position of an entry, the last purged one included.
@@ -154,11 +138,7 @@ impl Log {
         {
             return Some(purged);
         }
-        self.located(index).map(|e| Position {
-            index,
-            term: e.term,
-            leader: e.leader,
-        })
+        self.entries.position(index)
     }
 
     pub fn vote(&self) -> Option<Vote> {
@@ -191,16 +171,18 @@ impl Log {
         let mut found: Vec<(Position, Vec<u8>)> = Vec::new();
         let mut frame = None;
         let mut bytes_read = 0;
-        for index in from.max(self.first)..to.min(self.end()) {
-            let Some(at) = self.located(index) else { break };
+        for index in from.max(self.first())..to.min(self.end()) {
+            let Some(at) = self.entries.get(index) else {
+                break;
+            };
             bytes_read += u64::from(at.length);
             if !found.is_empty() && bytes_read > bytes_max {
                 break;
             }
-            let key = (at.segment, at.frame);
+            let segment = self.segment_of(index)?;
+            let key = (segment.number, at.frame());
             if frame.as_ref().is_none_or(|(held, _, _)| *held != key) {
-                let segment = self.segment(at.segment)?;
-                let (decoded, bytes) = segment.read(at.frame, at.span)?;
+                let (decoded, bytes) = segment.read(at.frame(), at.span)?;
                 frame = Some((key, decoded, bytes));
             }
             let entry = frame.as_ref().and_then(|(_, decoded, bytes)| {
@@ -214,7 +196,7 @@ impl Log {
             match entry {
                 Some(entry) => found.push(entry),
                 None => {
-                    let path = segment::path(&self.dir, at.segment);
+                    let path = segment.path.clone();
                     return Err(LogError::Damaged(path, format!("entry {index} is gone")));
                 }
             }
@@ -222,16 +204,15 @@ impl Log {
         Ok(found)
     }
 
-    fn segment(&self, number: u64) -> Result<&Segment, LogError> {
-        self.segments
-            .iter()
-            .rev()
-            .find(|s| s.number == number)
+    /// The segment that holds an entry.
+    fn segment_of(&self, index: u64) -> Result<&Segment, LogError> {
+        let behind = self.segments.partition_point(|s| s.first_index <= index);
+        behind
+            .checked_sub(1)
+            .and_then(|nth| self.segments.get(nth))
             .ok_or_else(|| {
-                LogError::Damaged(
-                    segment::path(&self.dir, number),
-                    "it is not open".to_owned(),
-                )
+                let why = format!("no segment holds entry {index}");
+                LogError::Damaged(self.dir.clone(), why)
             })
     }
 
@@ -241,7 +222,7 @@ impl Log {
             return Ok(());
         };
         if self.entries.is_empty() && self.pointers.purged.is_none() {
-            self.first = first.position.index;
+            self.entries.begin_at(first.position.index);
         }
         for (entry, index) in entries.iter().zip(self.end()..) {
             if entry.position.index != index {
@@ -264,15 +245,13 @@ impl Log {
             return Err(LogError::OutOfOrder("no segment to append to".to_owned()));
         };
         let offset = segment.append(entries, committed)?;
-        let number = segment.number;
-        self.entries.extend(entries.iter().map(|e| Located {
-            term: e.position.term,
-            leader: e.position.leader,
-            segment: number,
-            frame: offset,
-            span: span as u32,
-            length: e.payload.len() as u32,
-        }));
+        for entry in entries {
+            let place = Place::new(offset, span as u32, entry.payload.len() as u32);
+            self.entries.push(
+                place.ok_or_else(|| segment.too_long())?,
+                (entry.position.term, entry.position.leader),
+            );
+        }
         Ok(())
     }
 
@@ -296,7 +275,7 @@ impl Log {
         if index >= self.end() {
             return Ok(());
         }
-        if index < self.first {
+        if index < self.first() {
             return Err(LogError::OutOfOrder(format!(
                 "entry {index} to be removed, though it was purged"
             )));
@@ -320,7 +299,7 @@ impl Log {
                 let (cut, _) = Segment::open(last.path, last.number)?;
                 log.segments.push_back(cut);
             }
-            log.entries.truncate((index - log.first) as usize);
+            log.entries.truncate(index);
             log.relocate();
             Ok(())
         })
@@ -328,25 +307,16 @@ impl Log {
 
     /// The frame that a cut has shortened ends the log: its entries learn its new span.
     fn relocate(&mut self) {
-        let Some(last) = self.entries.back().copied() else {
+        let Some(last) = self.segments.back() else {
             return;
         };
-        let same = |e: &Located| (e.segment, e.frame) == (last.segment, last.frame);
-        let lengths = self
-            .entries
-            .iter()
-            .rev()
-            .take_while(|e| same(e))
-            .map(|e| e.length as usize);
-        // Entries of the frame that were purged are not listed: its span is then read from what
-        // the segment knows, which ends with this frame.
-        let listed = frame::span(lengths) as u64;
-        let span = self
-            .segments
-            .back()
-            .map_or(listed, |s| s.used() - last.frame);
-        for entry in self.entries.iter_mut().rev().take_while(|e| same(e)) {
-            entry.span = span as u32;
+        let (end, inside) = (last.used(), self.entries.end() - last.first_index);
+        let mut frame = None;
+        for place in self.entries.backwards().take(inside as usize) {
+            if *frame.get_or_insert(place.frame()) != place.frame() {
+                break;
+            }
+            place.span = (end - place.frame()) as u32;
         }
     }
 
@@ -363,16 +333,12 @@ impl Log {
                 reached: end.checked_sub(1),
                 ..log.pointers
             })?;
-            let gone = (upto.index + 1)
-                .saturating_sub(log.first)
-                .min(log.entries.len() as u64);
-            log.entries.drain(..gone as usize);
-            log.first = upto.index + 1;
+            log.entries.begin_at(upto.index + 1);
             while log.entries.is_empty() && !log.segments.is_empty()
                 || log
                     .segments
                     .get(1)
-                    .is_some_and(|next| next.first_index <= log.first)
+                    .is_some_and(|next| next.first_index <= log.first())
             {
                 let Some(oldest) = log.segments.pop_front() else {
                     break;

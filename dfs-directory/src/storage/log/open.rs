@@ -1,8 +1,9 @@
 //! Opening a log: which of the files belong to it, and whether they make a whole.
 
+use super::places::{Place, Places};
 use super::pointers::Pointers;
 use super::segment::{self, Segment};
-use super::{Located, Log, LogError, SEGMENT_BYTES};
+use super::{Log, LogError, SEGMENT_BYTES};
 use crate::storage::durable;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -62,8 +63,7 @@ impl Log {
             segment_bytes,
             pointers,
             segments: VecDeque::new(),
-            entries: VecDeque::new(),
-            first: pointers.purged.map_or(0, |p| p.index + 1),
+            entries: Places::starting_at(pointers.purged.map_or(0, |p| p.index + 1)),
             committed: None,
             spares: files.spares,
             next_number: files.numbers.last().map_or(1, |n| n + 1),
@@ -89,7 +89,7 @@ impl Log {
         let starts = segment.first_index;
         let wrong = match expected {
             Some(expected) => starts != expected,
-            None => starts > self.first,
+            None => starts > self.first(),
         };
         if wrong {
             return Err(LogError::Damaged(
@@ -97,7 +97,7 @@ impl Log {
                 format!(
                     "it starts with entry {starts} where {} should follow: a part of the log is \
                      missing",
-                    expected.unwrap_or(self.first),
+                    expected.unwrap_or(self.first()),
                 ),
             ));
         }
@@ -106,15 +106,12 @@ impl Log {
             self.committed = self.committed.max(found.frame.committed);
             for place in &found.frame.entries {
                 end = place.position.index + 1;
-                if place.position.index >= self.first {
-                    self.entries.push_back(Located {
-                        term: place.position.term,
-                        leader: place.position.leader,
-                        segment: number,
-                        frame: found.offset,
-                        span: found.frame.span as u32,
-                        length: place.length,
-                    });
+                if place.position.index >= self.first() {
+                    let at = Place::new(found.offset, found.frame.span as u32, place.length);
+                    self.entries.push(
+                        at.ok_or_else(|| segment.too_long())?,
+                        (place.position.term, place.position.leader),
+                    );
                 }
             }
         }

@@ -165,6 +165,11 @@ impl Segment {
         self.end == HEADER as u64 || self.end + span as u64 <= self.capacity
     }
 
+    /// A frame stands where none can be noted.
+    pub(super) fn too_long(&self) -> LogError {
+        LogError::Damaged(self.path.clone(), "it is longer than 32 GiB".to_owned())
+    }
+
     /// Bytes in use.
     pub(super) fn used(&self) -> u64 {
         self.end

@@ -150,7 +150,7 @@ fn a_flipped_byte_before_the_last_append_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = open(dir.path());
     append(&mut log, 0, 8);
-    let last = log.located(7).unwrap().frame;
+    let last = log.entries.get(7).unwrap().frame();
     drop(log);
     let path = segments(dir.path()).remove(0);
     let whole = std::fs::read(&path).unwrap();
@@ -176,7 +176,11 @@ fn a_flipped_byte_in_an_older_segment_is_refused() {
     let mut log = open(dir.path());
     append(&mut log, 0, 200);
     // The last append of the first segment: nothing good follows it in its file.
-    let frame = log.entries.iter().rfind(|e| e.segment == 1).unwrap().frame;
+    let frame = log
+        .entries
+        .get(log.segments[1].first_index - 1)
+        .unwrap()
+        .frame();
     drop(log);
     let path = segments(dir.path()).remove(0);
     let file = OpenOptions::new().write(true).open(&path).unwrap();
@@ -213,7 +217,7 @@ fn a_flip_in_the_last_append_is_noticed_after_a_clean_close() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = open(dir.path());
     append(&mut log, 0, 8);
-    let frame = log.located(7).unwrap().frame;
+    let frame = log.entries.get(7).unwrap().frame();
     log.close().unwrap();
     drop(log);
     let file = OpenOptions::new()
@@ -232,7 +236,7 @@ fn rot_under_a_running_log_is_noticed_by_the_reader() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = open(dir.path());
     append(&mut log, 0, 8);
-    let frame = log.located(3).unwrap().frame;
+    let frame = log.entries.get(3).unwrap().frame();
     let file = OpenOptions::new()
         .write(true)
         .open(&segments(dir.path())[0])
