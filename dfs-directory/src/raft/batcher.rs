@@ -4,6 +4,7 @@
 //! proposes it as one entry, and takes the next when that is applied: a single caller is never
 //! held back for company, and many callers share a flush.
 
+use super::hand_over::Proposing;
 use super::status::RaftStatus;
 use super::types::{Batch, Proposal, Raft};
 use crate::state::{Change, Command, Outcome};
@@ -52,6 +53,7 @@ pub(super) struct Proposals {
 pub(super) struct Batcher {
     queue: mpsc::Receiver<Waiting>,
     waiting_bytes: Arc<AtomicUsize>,
+    status: watch::Receiver<RaftStatus>,
     /// What did not fit into the last batch.
     left_over: Option<Waiting>,
 }
@@ -70,11 +72,12 @@ pub(super) fn new(status: watch::Receiver<RaftStatus>) -> (Proposals, Batcher) {
     let proposals = Proposals {
         queue: sender,
         waiting_bytes: Arc::clone(&waiting_bytes),
-        status,
+        status: status.clone(),
     };
     let batcher = Batcher {
         queue: receiver,
         waiting_bytes,
+        status,
         left_over: None,
     };
     (proposals, batcher)
@@ -118,8 +121,8 @@ impl Proposals {
 }
 
 impl Batcher {
-    /// Proposes until all senders are gone or `stop` says so.
-    pub(super) async fn run(mut self, raft: Raft) {
+    /// Proposes until all senders are gone.
+    pub(super) async fn run(mut self, raft: Raft, proposing: Proposing) {
         let mut answered = 0;
         loop {
             let first = match self.left_over.take() {
@@ -136,7 +139,7 @@ impl Batcher {
                 batch.into_iter().map(|w| (w.proposal, w.answer)).unzip();
             let bytes = proposals.iter().map(Proposal::bytes).sum();
             self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            match commit(&raft, proposals).await {
+            match self.commit(&raft, &proposing, proposals).await {
                 Ok(outcomes) => {
                     for (answer, outcome) in answers.into_iter().zip(outcomes) {
                         // A caller that has given up does not care.
@@ -150,6 +153,23 @@ impl Batcher {
                 }
             }
         }
+    }
+
+    async fn commit(
+        &self,
+        raft: &Raft,
+        proposing: &Proposing,
+        proposals: Vec<Proposal>,
+    ) -> Result<Vec<Outcome>> {
+        let _proposing = proposing.lock().await;
+        {
+            // The lead may have been handed over while they waited: nothing of them is logged.
+            let status = self.status.borrow();
+            if !status.leading {
+                return Err(not_leader(&status));
+            }
+        }
+        commit(raft, proposals).await
     }
 
     /// Callers that were just answered together come back together, one a little before the

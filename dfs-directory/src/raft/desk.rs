@@ -1,5 +1,6 @@
 //! Serves the calls of the other members, on the raft thread.
 
+use super::hand_over;
 use super::types::Raft;
 use super::wire::{self, Malformed};
 use dfs_proto::error::{Error, ErrorCode};
@@ -44,6 +45,13 @@ async fn serve(raft: Raft, member: MemberId, mut incoming: Incoming) {
         RaftCallKind::Append => append(&raft, &payload).await,
         RaftCallKind::Vote => vote(&raft, &payload).await,
         RaftCallKind::Snapshot => snapshot(&raft, &payload).await,
+        RaftCallKind::Yield => match wire::decode(&payload) {
+            Ok(yielded) => match hand_over::take_over(&raft, yielded).await {
+                Ok(()) => Ok(Payload::default()),
+                Err(e) => return incoming.refuse(e),
+            },
+            Err(e) => Err(e),
+        },
     };
     match answer {
         Ok(answer) => incoming.answer::<RaftCall>(Ok(()), answer),

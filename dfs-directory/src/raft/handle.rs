@@ -4,6 +4,7 @@
 
 use super::batcher::Proposals;
 use super::desk::Calls;
+use super::hand_over::Order;
 #[cfg(any(test, feature = "testing"))]
 use super::in_memory::InMemory;
 use super::membership;
@@ -22,7 +23,7 @@ use dfs_proto::transport::Incoming;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// The replicated state, as seen from this member.
 #[derive(Clone)]
@@ -38,6 +39,9 @@ pub(super) enum Inner {
 /// The tables, until the member has shut down.
 pub(super) type StoreSlot = Arc<RwLock<Option<Arc<Store>>>>;
 
+/// Follows a member's status.
+pub(super) type StatusWatch = watch::Receiver<RaftStatus>;
+
 /// A member with log and tables on disk.
 pub(super) struct Live {
     pub(super) raft: Raft,
@@ -47,7 +51,8 @@ pub(super) struct Live {
     /// Given up at the shutdown, so that the files are free for whoever opens them next.
     pub(super) store: StoreSlot,
     pub(super) progress: Arc<Progress>,
-    pub(super) status: watch::Receiver<RaftStatus>,
+    pub(super) status: StatusWatch,
+    pub(super) orders: mpsc::Sender<Order>,
     pub(super) core: Core,
 }
 
@@ -174,6 +179,23 @@ impl RaftHandle {
         match watch.wait_for(|s| s.failed.is_some()).await {
             Ok(status) => status.failed.clone().unwrap_or_default(),
             Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Gives the lead to another member if this one has it, before a stop: changes that are on
+    /// their way are answered, later ones are told who leads. Ends when another one leads, or
+    /// after a few seconds.
+    pub async fn hand_over(&self) {
+        match &self.0 {
+            Inner::Live(live) => {
+                let (done, handed) = oneshot::channel();
+                if live.orders.send(done).await.is_ok() {
+                    // An error means that the member has stopped.
+                    let _ = handed.await;
+                }
+            }
+            #[cfg(any(test, feature = "testing"))]
+            Inner::InMemory(_) => {}
         }
     }
 

@@ -5,6 +5,7 @@
 //! votes when it has nearly all of it, so that a member that never comes up costs no majority;
 //! who is not wanted any more loses its vote, in the same step in which another one gets it.
 
+use super::hand_over::Proposing;
 use super::handle::StoreSlot;
 use super::status::PeerStatus;
 use super::types::{LogId, Raft};
@@ -26,7 +27,7 @@ type Change = ChangeMembers<u64, BasicNode>;
 type Metrics = RaftMetrics<u64, BasicNode>;
 
 /// Runs until the member stops.
-pub(super) async fn run(raft: Raft, store: StoreSlot) {
+pub(super) async fn run(raft: Raft, store: StoreSlot, proposing: Proposing) {
     loop {
         tokio::time::sleep(LOOK).await;
         let metrics = raft.metrics().borrow().clone();
@@ -44,6 +45,7 @@ pub(super) async fn run(raft: Raft, store: StoreSlot) {
         let Some(change) = next(&wanted, &metrics) else {
             continue;
         };
+        let _proposing = proposing.lock().await;
         log::info!("the membership of the directory changes: {change:?}");
         if let Err(e) = raft.change_membership(change, false).await {
             // Another change under way, or the lead is lost: it is looked at again.

@@ -25,6 +25,7 @@
 
 mod batcher;
 mod desk;
+mod hand_over;
 mod handle;
 #[cfg(any(test, feature = "testing"))]
 mod in_memory;

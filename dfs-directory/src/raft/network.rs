@@ -8,6 +8,7 @@
 // The error type is openraft's, and its traits demand it as it is.
 #![allow(clippy::result_large_err)]
 
+use super::hand_over::Yielded;
 use super::types::TypeConfig;
 use super::wire::{self, Malformed};
 use dfs_proto::error::{Error, ErrorCode};
@@ -37,12 +38,13 @@ const DIAL_DEADLINE: Duration = Duration::from_millis(500);
 /// Between two tries to reach a member that does not answer.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Makes the clients of other members.
+/// Makes the clients of other members. Clones share the connections.
+#[derive(Clone)]
 pub(super) struct Peers {
     /// `None`: a group of one, without a network.
     identity: Option<Arc<Identity>>,
     member: u64,
-    lines: BTreeMap<u64, Arc<Line>>,
+    lines: Arc<Mutex<BTreeMap<u64, Arc<Line>>>>,
 }
 
 impl fmt::Debug for Peers {
@@ -58,8 +60,23 @@ impl Peers {
         Self {
             identity,
             member,
-            lines: BTreeMap::new(),
+            lines: Arc::default(),
         }
+    }
+
+    /// The client of one member, on the connection that there is to it.
+    pub(super) fn peer(&self, target: u64, node: &BasicNode) -> Peer {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lines.get(&target);
+        let line = match known.filter(|line| line.address == node.addr) {
+            Some(line) => line.clone(),
+            None => {
+                let line = Arc::new(Line::new(self.member, target, node, self.identity.clone()));
+                lines.insert(target, line.clone());
+                line
+            }
+        };
+        Peer { line }
     }
 }
 
@@ -67,16 +84,7 @@ impl RaftNetworkFactory<TypeConfig> for Peers {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
-        let known = self.lines.get(&target);
-        let line = match known.filter(|line| line.address == node.addr) {
-            Some(line) => line.clone(),
-            None => {
-                let line = Arc::new(Line::new(self.member, target, node, self.identity.clone()));
-                self.lines.insert(target, line.clone());
-                line
-            }
-        };
-        Peer { line }
+        self.peer(target, node)
     }
 }
 
@@ -148,15 +156,13 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// One call and its answer, as openraft wants its failures told.
-    async fn call<E: std::error::Error>(
+    /// One call and its answer.
+    async fn ask(
         &self,
         kind: RaftCallKind,
-        rpc: RPCTypes,
         payload: Payload,
-        option: &RPCOption,
-    ) -> Result<Payload, RpcError<E>> {
-        let deadline = option.hard_ttl();
+        deadline: Duration,
+    ) -> Result<Payload, Error> {
         let request = RaftCall {
             kind,
             target: MemberId(self.line.target),
@@ -168,9 +174,36 @@ impl Peer {
         let answer = tokio::time::timeout(deadline, called)
             .await
             .unwrap_or_else(|_| Err(Error::bare(ErrorCode::DeadlineExceeded)));
-        answer.map(|((), payload)| payload).map_err(|e| {
-            let e = Error::new(e.code, format!("{:?}: {e}", self.line));
-            match e.code {
+        answer
+            .map(|((), payload)| payload)
+            .map_err(|e| Error::new(e.code, format!("{:?}: {e}", self.line)))
+    }
+
+    /// Asks the member to follow this one no longer, and perhaps to lead.
+    pub(super) async fn yield_to(
+        &self,
+        yielded: &Yielded,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        let payload =
+            wire::encode(yielded).map_err(|e| Error::new(ErrorCode::Internal, e.to_string()))?;
+        self.ask(RaftCallKind::Yield, payload, deadline)
+            .await
+            .map(drop)
+    }
+
+    /// One call and its answer, as openraft wants its failures told.
+    async fn call<E: std::error::Error>(
+        &self,
+        kind: RaftCallKind,
+        rpc: RPCTypes,
+        payload: Payload,
+        option: &RPCOption,
+    ) -> Result<Payload, RpcError<E>> {
+        let deadline = option.hard_ttl();
+        self.ask(kind, payload, deadline)
+            .await
+            .map_err(|e| match e.code {
                 ErrorCode::DeadlineExceeded => RPCError::Timeout(Timeout {
                     action: rpc,
                     id: self.line.member,
@@ -178,8 +211,7 @@ impl Peer {
                     timeout: deadline,
                 }),
                 _ => RPCError::Unreachable(Unreachable::new(&e)),
-            }
-        })
+            })
     }
 
     fn remote<T, E: std::error::Error>(&self, answer: Result<T, E>) -> Result<T, RpcError<E>> {

@@ -1,6 +1,7 @@
 //! The raft thread: opens the member's files, runs openraft, closes everything.
 
-use super::batcher::{self, Batcher};
+use super::batcher;
+use super::hand_over::{HandOver, Proposing};
 use super::handle::{Inner, Live, RaftHandle, StoreSlot};
 use super::log_store::LogStore;
 use super::network::Peers;
@@ -94,6 +95,7 @@ async fn run(options: RaftOptions, started: oneshot::Sender<Result<RaftHandle, S
 /// A member with its files open.
 struct Member {
     raft: Raft,
+    peers: Peers,
     log: LogStore,
     machine: StateMachine,
     store: StoreSlot,
@@ -130,7 +132,7 @@ impl Member {
         let alone = Arc::new(AtomicBool::new(false));
         let log = LogStore::new(log, id.0, Arc::clone(&alone));
         let peers = Peers::new(id.0, identity);
-        let raft = Raft::new(id.0, config()?, peers, log.clone(), machine.clone())
+        let raft = Raft::new(id.0, config()?, peers.clone(), log.clone(), machine.clone())
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         machine.set_running();
@@ -163,6 +165,7 @@ impl Member {
         }
         Ok(Self {
             raft,
+            peers,
             log,
             machine,
             store: Arc::new(RwLock::new(Some(store))),
@@ -181,9 +184,23 @@ impl Member {
         let (proposals, batcher) = batcher::new(statuses.clone());
         let (confirmations, confirmer) = reader::new(Arc::clone(&self.alone), statuses.clone());
         let (calls, called) = desk::new();
-        let mut tasks = self.spawn_tasks(status, batcher, confirmer);
+        let (orders, ordered) = mpsc::channel(1);
+        let proposing = Proposing::default();
+        let mut tasks = self.spawn_tasks(status, confirmer);
+        tasks.spawn(batcher.run(self.raft.clone(), proposing.clone()));
         tasks.spawn(desk::run(self.raft.clone(), self.id, called));
-        tasks.spawn(membership::run(self.raft.clone(), Arc::clone(&self.store)));
+        tasks.spawn(membership::run(
+            self.raft.clone(),
+            Arc::clone(&self.store),
+            proposing.clone(),
+        ));
+        let hand_over = HandOver {
+            raft: self.raft.clone(),
+            peers: self.peers.clone(),
+            proposing,
+            status: statuses.clone(),
+        };
+        tasks.spawn(hand_over.run(ordered));
         let live = Live {
             raft: self.raft.clone(),
             calls,
@@ -192,6 +209,7 @@ impl Member {
             store: Arc::clone(&self.store),
             progress: Arc::clone(&self.machine.progress),
             status: statuses,
+            orders,
             core,
         };
         let serving = Serving {
@@ -201,15 +219,9 @@ impl Member {
         (serving, RaftHandle(Inner::Live(Arc::new(live))))
     }
 
-    fn spawn_tasks(
-        &self,
-        status: watch::Sender<RaftStatus>,
-        batcher: Batcher,
-        confirmer: Confirmer,
-    ) -> JoinSet<()> {
+    fn spawn_tasks(&self, status: watch::Sender<RaftStatus>, confirmer: Confirmer) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         tasks.spawn(follow(self.raft.clone(), status));
-        tasks.spawn(batcher.run(self.raft.clone()));
         tasks.spawn(confirmer.run(self.raft.clone()));
         tasks.spawn(keeper::run(
             self.raft.clone(),

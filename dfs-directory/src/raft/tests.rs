@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod conformance;
+mod group;
 mod member;
 mod snapshots;

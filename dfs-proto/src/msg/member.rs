@@ -13,6 +13,8 @@ pub enum RaftCallKind {
     Vote,
     /// A piece of a snapshot.
     Snapshot,
+    /// The leader is about to stop: another member is to lead at once.
+    Yield,
 }
 
 /// A message of the replicated log. Request and answer travel as payload, in the form that the
