@@ -55,6 +55,11 @@ pub struct Config {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = seconds)]
     pub slow_after: Duration,
 
+    /// Dir in memory (tmpfs) that outlives this process and not the machine. With it a server that
+    /// was killed is told from one whose machine was: see docs/replication.md.
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    pub witness_dir: PathBuf,
+
     /// Use the dir although it was copied from elsewhere; the original must be gone for good.
     #[arg(long)]
     pub accept_copy: bool,

@@ -81,6 +81,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     let options = OpenOptions {
         reserve: config.reserve,
         accept_copy: config.accept_copy,
+        witness_dir: Some(config.witness_dir.clone()),
         ..OpenOptions::default()
     };
     let data = config.data.clone();
@@ -92,7 +93,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     let store = Arc::new(store);
     let incarnation = draw_incarnation()?;
     let clean = opened.clean;
-    let mut past = begin_run(&store, incarnation, clean)
+    let mut past = begin_run(&store, incarnation, opened.intact)
         .map_err(|e| failed(&format!("data dir {}", config.data.display()), e))?;
     past.accept_rollback = config.accept_rollback;
     let registered = Arc::new(AtomicBool::new(false));

@@ -235,6 +235,7 @@ fn config(data: &Path, directory: &str) -> Config {
         slow_after: Duration::ZERO,
         accept_copy: false,
         accept_rollback: false,
+        witness_dir: "/dev/shm".into(),
         scrub_every: Duration::ZERO,
         scrub_rate: 1 << 20,
     }

@@ -183,3 +183,43 @@ fn what_was_answered_survives_the_death_of_all_servers() {
     });
     assert_eq!(failures, 0, "callers wait, and see no error");
 }
+
+#[test]
+fn killed_servers_do_not_wait_for_one_that_never_returns() {
+    let cluster = Cluster::with_mounts(2);
+    let path = |mount: usize| cluster.mount(mount).join("answered");
+    let content = |round: u8| -> Vec<u8> {
+        let block = |n: u32| [n as u8 ^ round; 4096];
+        (0..2048).flat_map(block).collect()
+    };
+    for round in 0..2 {
+        // Answered, and not synced by anybody.
+        fs::write(path(1), content(round)).unwrap();
+        for node in SERVERS {
+            cluster.node("kill", node);
+        }
+        let (back, away) = SERVERS.split_at(2);
+        for node in back {
+            cluster.node("start", node);
+        }
+        // Its process was killed and its machine was not: each of the two knows that it has
+        // everything. Else the third one would be waited for, ten minutes.
+        dfs_testkit::eventually("all groups serve with two members", RETURN, || {
+            let status = cluster.ask("status");
+            status["groups_degraded"] == status["groups"]
+        });
+        assert!(fs::read(path(2)).unwrap() == content(round));
+        fs::write(path(2), content(round + 10)).unwrap();
+        cluster.node("start", away[0]);
+        cluster.wait_healthy(RETURN);
+        check_replicas(&cluster);
+        assert!(fs::read(path(1)).unwrap() == content(round + 10));
+    }
+    for node in SERVERS {
+        let log = cluster.log(node);
+        assert!(
+            log.contains("last stop a kill: nothing is missing"),
+            "{log}"
+        );
+    }
+}

@@ -6,9 +6,11 @@
 use super::error::Damage;
 use super::index::Row;
 use super::request::ChunkState;
+use super::witness::Witness;
 use dfs_proto::ids::{ChunkIndex, ChunkKey, GroupId, InodeId};
 use dfs_proto::limits::BLOCK_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// One chunk.
@@ -46,6 +48,8 @@ pub(super) struct Catalog {
     stale: BTreeSet<ChunkKey>,
     used: u64,
     births: u64,
+    /// Is told what becomes dirty and what does not stay it.
+    pub(super) witness: Arc<Witness>,
 }
 
 impl Catalog {
@@ -116,6 +120,7 @@ impl Catalog {
             }
         }
         self.dirty.remove(&(group, key));
+        self.witness.forget(key);
     }
 
     /// Notes what is wrong with a chunk, or that nothing is any more.
@@ -130,6 +135,7 @@ impl Catalog {
     pub(super) fn set_dirty(&mut self, key: ChunkKey, now: Instant) {
         if let Some(entry) = self.chunks.get(&key) {
             self.dirty.entry((entry.row.group, key)).or_insert(now);
+            self.witness.note(key, &entry.row);
         }
     }
 
@@ -152,6 +158,7 @@ impl Catalog {
         entry.indexed |= committed;
         if entry.row == *row {
             self.dirty.remove(&(row.group, key));
+            self.witness.forget(key);
             if committed {
                 self.stale.remove(&key);
             }
@@ -170,6 +177,19 @@ impl Catalog {
         keys.filter(|(of, _)| group.is_none_or(|group| *of == group))
             .map(|(_, key)| *key)
             .collect()
+    }
+
+    /// Dirty chunks with what they are.
+    pub(super) fn unsynced(&self) -> impl Iterator<Item = (ChunkKey, &Row)> {
+        let keys = self.dirty.keys();
+        keys.filter_map(|(_, key)| Some((*key, &self.chunks.get(key)?.row)))
+    }
+
+    /// Chunks that are known to be damaged.
+    pub(super) fn damaged(&self) -> impl Iterator<Item = ChunkKey> {
+        let all = self.chunks.iter();
+        all.filter(|(_, entry)| entry.row.damage.is_some())
+            .map(|(key, _)| *key)
     }
 
     /// Dirty chunks of one inode in a group.

@@ -5,11 +5,12 @@
 
 use super::error::{Result, StoreError};
 use super::file::{ChunkFile, DirectIo};
+use super::witness::Witness;
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The steps between which a crash is simulated.
@@ -60,6 +61,8 @@ pub(super) struct Disk {
     /// When reads failed.
     unread: Mutex<VecDeque<Instant>>,
     pub(super) counts: SyncCounts,
+    /// Says nothing once the disk has failed.
+    pub(super) witness: Arc<Witness>,
     #[cfg(test)]
     pub(super) faults: super::faults::Faults,
 }
@@ -71,6 +74,7 @@ impl Disk {
             failed: OnceLock::new(),
             unread: Mutex::default(),
             counts: SyncCounts::default(),
+            witness: Arc::default(),
             #[cfg(test)]
             faults: super::faults::Faults::default(),
         }
@@ -79,6 +83,7 @@ impl Disk {
     /// Stops the store for good: what the disk was asked to keep may be lost, and asking again
     /// could get a success that means nothing.
     pub(super) fn fail(&self, error: StoreError) -> StoreError {
+        self.witness.end();
         if let StoreError::Failed(text) = &error
             && self.failed.set(text.clone()).is_ok()
         {

@@ -208,6 +208,13 @@ impl ChunkFile {
         Ok(false)
     }
 
+    /// Writes a block as it is.
+    pub(super) fn write_again(&self, block: u32) -> io::Result<()> {
+        let mut bytes = [0; BLOCK_BYTES];
+        self.read_blocks(block, &mut bytes, None)?;
+        self.buffered.write_all_at(&bytes, offset_of(block))
+    }
+
     /// What an interrupted write leaves.
     #[cfg(test)]
     pub(super) fn write_torn(&self, first: u32, bytes: &[u8]) {

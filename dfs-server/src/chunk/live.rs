@@ -130,6 +130,18 @@ impl Live {
         self.put_slot(meta, disk)
     }
 
+    /// After a stop that was not orderly: hands what is not known to be on disk to the kernel once
+    /// more. It may hold it and have given up writing it out, and told that to a process that is
+    /// gone: then the next sync would be answered as a success.
+    pub(super) fn write_again(&mut self, disk: &Disk) -> Result<()> {
+        for block in self.meta.dirty.iter() {
+            self.file
+                .write_again(block)
+                .map_err(|e| disk.failed_doing("write to", self.file.path(), e))?;
+        }
+        self.put_slot(self.meta.clone(), disk)
+    }
+
     pub(super) fn meta(&self) -> &Meta {
         &self.meta
     }

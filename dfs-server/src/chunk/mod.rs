@@ -35,6 +35,7 @@ mod store;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod witness;
 mod write;
 
 pub use error::{Damage, Result, StoreError};

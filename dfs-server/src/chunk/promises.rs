@@ -44,6 +44,12 @@ impl Promises {
             .map(|floor| floor.generation)
     }
 
+    /// A note that is a number.
+    pub(super) fn number(&self, note: &str) -> Option<u64> {
+        let bytes = self.notes.get(note)?.as_slice().try_into().ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
     /// Raises floors; what is to be written.
     pub(super) fn raise(
         &mut self,

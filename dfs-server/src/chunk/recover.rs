@@ -223,10 +223,12 @@ fn recover_file(key: ChunkKey, path: PathBuf, disk: &Disk) -> Result<Found> {
             continue;
         }
         if candidate.sequence == newest.sequence {
-            return Ok(Found::Whole {
-                synced: meta.dirty.is_empty(),
-                meta: meta.clone(),
-            });
+            let meta = meta.clone();
+            let synced = meta.dirty.is_empty();
+            if !synced {
+                write_again(file, slots, disk)?;
+            }
+            return Ok(Found::Whole { meta, synced });
         }
         let mut meta = meta.clone();
         for block in suspect.iter() {
@@ -242,6 +244,13 @@ fn recover_file(key: ChunkKey, path: PathBuf, disk: &Disk) -> Result<Found> {
         return Ok(Found::Nothing);
     }
     Ok(Found::Torn(newest.meta.clone()))
+}
+
+fn write_again(file: ChunkFile, slots: [Result<Slot, NoSlot>; SLOTS], disk: &Disk) -> Result<()> {
+    let path = file.path().to_owned();
+    let mut live = Live::from_slots(file, slots)
+        .map_err(|_| StoreError::Failed(format!("no slot of {} is valid", path.display())))?;
+    live.write_again(disk)
 }
 
 /// Makes an older slot the newest.
@@ -261,6 +270,7 @@ fn go_back(
     let mut live = Live::from_slots(file, valid)
         .map_err(|_| StoreError::Failed(format!("no slot of {} is valid", path.display())))?;
     live.revert(newest, meta.clone(), disk)?;
+    live.write_again(disk)?;
     Ok(Found::Whole {
         meta,
         synced: false,

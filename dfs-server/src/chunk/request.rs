@@ -5,6 +5,7 @@ use dfs_proto::ids::{
     ChunkKey, ClusterId, Generation, GroupId, NodeId, Sequence, SessionId, Version,
 };
 use dfs_proto::msg::peer::WriteRecord;
+use std::path::PathBuf;
 
 /// How to open a data dir.
 #[derive(Clone, Debug)]
@@ -18,6 +19,9 @@ pub struct OpenOptions {
     pub open_files_max: usize,
     /// Use the dir although it was copied; the original must be gone for good.
     pub accept_copy: bool,
+    /// Dir in memory (tmpfs) for what tells a process that was killed from a machine that was:
+    /// see `ChunkStore::watch`.
+    pub witness_dir: Option<PathBuf>,
 }
 
 impl Default for OpenOptions {
@@ -27,6 +31,7 @@ impl Default for OpenOptions {
             reserve: None,
             open_files_max: 1024,
             accept_copy: false,
+            witness_dir: None,
         }
     }
 }
@@ -34,9 +39,11 @@ impl Default for OpenOptions {
 /// What was found when the dir was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opened {
-    /// The last stop was orderly: nothing that was put into this dir is missing. A new dir is
-    /// clean.
+    /// The last stop was orderly. A new dir is clean.
     pub clean: bool,
+    /// Nothing that was put into this dir is missing: the last stop was orderly, or the process
+    /// was killed and all that it had not synced is still there.
+    pub intact: bool,
     pub node: NodeId,
     /// `None` until `bind_cluster`.
     pub cluster: Option<ClusterId>,

@@ -20,6 +20,7 @@ use super::request::{ChunkState, Image, OpenOptions, Opened, Space};
 use super::slot::{Meta, NoSlot};
 use super::space::{Probe, SpaceGauge, statvfs};
 use super::sync::Fan;
+use super::witness::{self, Testimony};
 use dfs_proto::ids::{ChunkIndex, ChunkKey, ClusterId, GroupId, InodeId, NodeId, SessionId};
 use dfs_proto::msg::peer::WriteRecord;
 use std::collections::BTreeSet;
@@ -38,6 +39,9 @@ const QUARANTINE_ROOM: u64 = 256 << 20;
 /// Open files of the process that are not chunk files (sockets, the index).
 const OTHER_FILES: u64 = 256;
 
+/// The note that names the witness of the last run that had one.
+const WITNESS: &str = "witness";
+
 /// Chunks of files on a local disk. All methods may be called from several threads at once;
 /// changes of one chunk exclude each other, reads of it run side by side.
 #[derive(Debug)]
@@ -45,6 +49,7 @@ pub struct ChunkStore {
     pub(super) data: PathBuf,
     pub(super) claim: Mutex<Claim>,
     pub(super) disk: Disk,
+    witness: Option<PathBuf>,
     pub(super) index: Index,
     pub(super) catalog: Mutex<Catalog>,
     pub(super) promises: Mutex<Promises>,
@@ -86,8 +91,19 @@ impl ChunkStore {
         index.commit(vec![Change::Clean(false)])?;
         let promises = Promises::of(&mut content);
         let disk = Disk::new();
+        let witness = options.witness_dir.as_deref();
+        let witness = witness.map(|dir| witness::path(dir, identity.node));
+        let testimony = witness
+            .as_deref()
+            .filter(|_| !clean)
+            .and_then(|path| witness::read(path, promises.number(WITNESS)?));
+        let rows = content.chunks.iter();
+        let damaged: BTreeSet<ChunkKey> = rows
+            .filter(|(_, row)| row.damage.is_some())
+            .map(|(key, _)| *key)
+            .collect();
         let removals = Removals::left(content.removed.iter().map(|(key, ..)| *key));
-        let (catalog, unsynced) = if clean {
+        let (mut catalog, unsynced) = if clean {
             (catalog_of(content), BTreeSet::new())
         } else {
             recover::catalog(&data, content, &disk)?
@@ -95,18 +111,25 @@ impl ChunkStore {
         let fans = (0..FAN_OUT)
             .map(|fan| Fan::new(file::fan_path(&data, fan), unsynced.contains(&fan)))
             .collect();
+        let intact = clean || testimony.is_some_and(|said| is_intact(&said, &catalog, &damaged));
         log::info!(
             "{}: {} chunks, last stop {}",
             dir.display(),
             catalog.len(),
-            if clean { "orderly" } else { "not orderly" }
+            match (clean, intact) {
+                (true, _) => "orderly",
+                (false, true) => "a kill: nothing is missing",
+                (false, false) => "not orderly",
+            }
         );
+        catalog.witness = disk.witness.clone();
         let store = Self {
             space: SpaceGauge::new(dir, options.reserve, probe)?,
             handles: Handles::new(handles_for(options.open_files_max)),
             data,
             claim: Mutex::new(claim),
             disk,
+            witness,
             index,
             catalog: Mutex::new(catalog),
             promises: Mutex::new(promises),
@@ -119,6 +142,7 @@ impl ChunkStore {
         };
         let opened = Opened {
             clean,
+            intact,
             node: identity.node,
             cluster: identity.cluster,
         };
@@ -129,6 +153,33 @@ impl ChunkStore {
     pub fn bind_cluster(&self, cluster: ClusterId) -> Result<()> {
         let _open = self.usable()?;
         lock(&self.claim).bind(cluster)
+    }
+
+    /// From now on a kill of the process is told from a loss of power, if the options name a dir
+    /// for that: what is not on disk is also written down in memory that outlives the process. To
+    /// be called when the verdict about the last stop, `Opened::intact`, was durably noted: what
+    /// it found missing stays missing, also if this run loses nothing.
+    pub fn watch(&self) -> Result<()> {
+        let Some(path) = &self.witness else {
+            return Ok(());
+        };
+        let mut number = [0; 8];
+        getrandom::fill(&mut number)
+            .map_err(|e| StoreError::Failed(format!("no random bytes: {e}")))?;
+        let begun = {
+            let catalog = self.catalog();
+            let unsynced = catalog.unsynced();
+            let witness = &self.disk.witness;
+            witness.begin(path, u64::from_le_bytes(number), unsynced)
+        };
+        match begun {
+            Ok(()) => self.put_note(WITNESS, &number),
+            Err(e) => {
+                let path = path.display();
+                log::warn!("{path}: {e}; a kill of this process will count as a loss of power");
+                Ok(())
+            }
+        }
     }
 
     /// State of a chunk, `None` for a hole. From memory: never waits for the disk.
@@ -220,6 +271,7 @@ impl ChunkStore {
         self.clear_marks_and_sync_all()?;
         self.settle_removals()?;
         self.index.commit(vec![Change::Clean(true)])?;
+        self.disk.witness.end();
         *closed = true;
         let (asked, passes) = self.sync_counts();
         log::info!("chunks were to be synced {asked} times, in {passes} passes of the disk");
@@ -382,6 +434,15 @@ pub(super) fn newer(path: &Path, format: u32) -> StoreError {
         "{} has the newer format {format}: use the newer program",
         path.display()
     ))
+}
+
+/// Whether all that was not on disk is there, and nothing else was found damaged.
+fn is_intact(said: &Testimony, catalog: &Catalog, damaged_before: &BTreeSet<ChunkKey>) -> bool {
+    if let Some(key) = witness::missing(said, catalog) {
+        log::warn!("{key} is not what it was when the process ended: it counts as a loss of power");
+        return false;
+    }
+    catalog.damaged().all(|key| damaged_before.contains(&key))
 }
 
 fn catalog_of(content: Content) -> Catalog {

@@ -14,9 +14,9 @@ const NOTE: &str = "runs";
 /// the dir is not recognised there any more.
 const RUNS_MAX: usize = 256;
 
-/// Begins a run: returns what earlier ones left, and writes this one down. `clean` says whether
-/// the last one stopped orderly.
-pub fn begin(store: &ChunkStore, me: Incarnation, clean: bool) -> Result<DataDirPast> {
+/// Begins a run: returns what earlier ones left, and writes this one down. `intact` says that the
+/// last one took nothing with it: it stopped orderly, or it was killed and nothing is missing.
+pub fn begin(store: &ChunkStore, me: Incarnation, intact: bool) -> Result<DataDirPast> {
     let mut past = match store.note(NOTE) {
         Some(note) => decode(&note).ok_or_else(|| {
             let text = "the data dir's list of runs cannot be read: use the newer program";
@@ -24,15 +24,16 @@ pub fn begin(store: &ChunkStore, me: Incarnation, clean: bool) -> Result<DataDir
         })?,
         None => DataDirPast::default(),
     };
-    if !clean {
+    if !intact {
         past.intact = 0;
     }
     let mut next = past.clone();
     next.runs.push(me);
     next.runs.drain(..next.runs.len().saturating_sub(RUNS_MAX));
-    // Counts if this run stops orderly, too: else the next one begins with `clean` false.
+    // Counts if this run takes nothing with it, too: else the next one begins with `intact` false.
     next.intact = (past.intact + 1).min(RUNS_MAX as u32);
     store.put_note(NOTE, &encode(&next))?;
+    store.watch()?;
     Ok(past)
 }
 
@@ -66,7 +67,7 @@ mod tests {
 
     fn run(dir: &Path, me: u64, stop: bool) -> (Vec<u64>, Vec<u64>) {
         let (store, opened) = ChunkStore::open(dir, OpenOptions::default()).expect("opens");
-        let past = begin(&store, Incarnation(me), opened.clean).expect("begins");
+        let past = begin(&store, Incarnation(me), opened.intact).expect("begins");
         if stop {
             store.close_clean().expect("closes");
         }

@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod crash;
+mod kill;
 mod model;
 mod power;
 mod rot;

@@ -1,0 +1,385 @@
+//! The witness: what of the chunks is not on disk yet, kept in memory that outlives the process
+//! and not the machine (a file on tmpfs).
+//!
+//! A process that is killed takes nothing with it that it had written: the kernel has it. But
+//! whoever starts next cannot see that from the data dir, where a power cut, a disk that refused
+//! the write-back, or a file system that was taken away look the same. The witness says what must
+//! be there; finding all of it proves that nothing is missing. What it claims and what not is
+//! described in `docs/replication.md`, "Killed, but not lost".
+//!
+//! ```text
+//! 0   8 bytes  "dfswitn1"; anything else: void
+//! 8   36       the kernel's boot id, as text
+//! 48  u64      the number under which the index knows this witness
+//! 56  8        0
+//! then records of 64 bytes:
+//!     u64 inode, chunk, generation, version (epoch, counter)
+//!     u32 1: in use, 0: free
+//!     u32 crc32c of bytes 0..44
+//!     16 bytes 0
+//! ```
+
+use super::catalog::Catalog;
+use super::index::Row;
+use dfs_proto::ids::{ChunkIndex, ChunkKey, Epoch, Generation, InodeId, NodeId, Version};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const MAGIC: &[u8; 8] = b"dfswitn1";
+const RECORD: usize = 64;
+
+/// Most chunks that are not on disk at a time: 4 MiB of memory. With more the witness is void.
+const RECORDS_MAX: u32 = (1 << 16) - 1;
+
+/// Generation and version of a chunk.
+type State = (Generation, Version);
+
+/// What a witness of an earlier run says: the least that each chunk must be.
+pub(super) type Testimony = BTreeMap<ChunkKey, State>;
+
+/// The witness of this run.
+#[derive(Debug, Default)]
+pub(super) struct Witness {
+    open: Mutex<Option<OpenFile>>,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    path: PathBuf,
+    file: File,
+    places: BTreeMap<ChunkKey, u32>,
+    free: Vec<u32>,
+    /// Records from here on were never used.
+    next: u32,
+}
+
+/// The name of a node's witness in a dir.
+pub(super) fn path(dir: &Path, node: NodeId) -> PathBuf {
+    dir.join(format!("dfs-server-{node}"))
+}
+
+/// Which start of the machine this is.
+fn boot_id() -> io::Result<[u8; 36]> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    text.trim()
+        .as_bytes()
+        .try_into()
+        .map_err(|_| io::Error::other("the kernel's boot id has an unknown form"))
+}
+
+/// Opens a file of ours, and no other one that somebody may have put there: dirs in memory are
+/// often everybody's.
+fn open(path: &Path, create: bool) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(create)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)?;
+    let found = file.metadata()?;
+    let own = found.is_file() && found.uid() == rustix::process::geteuid().as_raw();
+    if !own || found.mode() & 0o077 != 0 || found.nlink() != 1 {
+        return Err(io::Error::other("it is somebody else's"));
+    }
+    let kind = rustix::fs::fstatfs(&file)?.f_type;
+    if kind as u64 != libc::TMPFS_MAGIC as u64 {
+        return Err(io::Error::other("it is not in memory (tmpfs)"));
+    }
+    Ok(file)
+}
+
+fn header(number: u64) -> io::Result<[u8; RECORD]> {
+    let mut bytes = [0; RECORD];
+    bytes[..8].copy_from_slice(MAGIC);
+    bytes[8..44].copy_from_slice(&boot_id()?);
+    bytes[48..56].copy_from_slice(&number.to_le_bytes());
+    Ok(bytes)
+}
+
+fn record(key: ChunkKey, (generation, version): State) -> [u8; RECORD] {
+    let mut bytes = [0; RECORD];
+    let numbers = [
+        key.inode.0,
+        key.index.0,
+        generation.0,
+        version.epoch.0,
+        version.counter,
+    ];
+    for (at, number) in numbers.iter().enumerate() {
+        bytes[at * 8..at * 8 + 8].copy_from_slice(&number.to_le_bytes());
+    }
+    bytes[40] = 1;
+    let crc = crc32c::crc32c(&bytes[..44]);
+    bytes[44..48].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// What a record says; `Err` if it is not one that was written here.
+fn parse(bytes: &[u8]) -> Result<Option<(ChunkKey, State)>, ()> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    let mut numbers = [0; 5];
+    for (number, bytes) in numbers.iter_mut().zip(bytes.chunks_exact(8)) {
+        *number = u64::from_le_bytes(bytes.try_into().map_err(|_| ())?);
+    }
+    let [inode, index, generation, epoch, counter] = numbers;
+    let key = ChunkKey {
+        inode: InodeId(inode),
+        index: ChunkIndex(index),
+    };
+    let version = Version {
+        epoch: Epoch(epoch),
+        counter,
+    };
+    let state = (Generation(generation), version);
+    (record(key, state) == bytes)
+        .then_some(Some((key, state)))
+        .ok_or(())
+}
+
+/// What the witness with this number says, if it is there and is of this start of the machine.
+pub(super) fn read(path: &Path, number: u64) -> Option<Testimony> {
+    let file = open(path, false).ok()?;
+    let mut bytes = vec![0; usize::try_from(file.metadata().ok()?.len()).ok()?];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    let records = bytes.strip_prefix(&header(number).ok()?)?;
+    let mut testimony = Testimony::new();
+    for record in records.chunks(RECORD) {
+        if let Some((key, state)) = parse(record).ok()? {
+            testimony.insert(key, state);
+        }
+    }
+    Some(testimony)
+}
+
+/// The first chunk that is not, whole, at least what the witness says, if there is one.
+pub(super) fn missing(testimony: &Testimony, catalog: &Catalog) -> Option<ChunkKey> {
+    let holds = |key: &ChunkKey, least: &State| {
+        let row = catalog.get(*key).map(|entry| &entry.row);
+        row.is_some_and(|row| row.damage.is_none() && (row.generation, row.version) >= *least)
+    };
+    let mut all = testimony.iter();
+    all.find(|(key, least)| !holds(key, least))
+        .map(|(key, _)| *key)
+}
+
+impl Witness {
+    /// Begins to write down; `unsynced` is what is not on disk already.
+    pub(super) fn begin<'a>(
+        &self,
+        path: &Path,
+        number: u64,
+        unsynced: impl Iterator<Item = (ChunkKey, &'a Row)>,
+    ) -> io::Result<()> {
+        let file = open(path, true)?;
+        // Void until all is in it.
+        file.set_len(0)?;
+        let mut open = OpenFile {
+            path: path.to_owned(),
+            file,
+            places: BTreeMap::new(),
+            free: Vec::new(),
+            next: 0,
+        };
+        for (key, row) in unsynced {
+            open.note(key, (row.generation, row.version))?;
+        }
+        open.file.write_all_at(&header(number)?, 0)?;
+        *self.open() = Some(open);
+        Ok(())
+    }
+
+    /// The chunk is in this state, which is not on disk. To be called before anybody is told.
+    pub(super) fn note(&self, key: ChunkKey, row: &Row) {
+        let mut open = self.open();
+        let noted = match open.as_mut() {
+            Some(file) => file.note(key, (row.generation, row.version)),
+            None => return,
+        };
+        if let Err(e) = noted {
+            log::warn!("the witness cannot be written: {e}; a kill counts as a loss of power");
+            give_up(&mut open);
+        }
+    }
+
+    /// The chunk is on disk, or is not to be there any more.
+    pub(super) fn forget(&self, key: ChunkKey) {
+        let mut open = self.open();
+        if let Some(file) = open.as_mut()
+            && file.forget(key).is_err()
+        {
+            give_up(&mut open);
+        }
+    }
+
+    /// Says nothing any more.
+    pub(super) fn end(&self) {
+        give_up(&mut self.open());
+    }
+
+    fn open(&self) -> MutexGuard<'_, Option<OpenFile>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn give_up(open: &mut Option<OpenFile>) {
+    if let Some(file) = open.take() {
+        // Either is enough.
+        let (voided, removed) = (file.file.set_len(0), std::fs::remove_file(&file.path));
+        if let (Err(e), Err(_)) = (voided, removed) {
+            log::error!("{} cannot be removed: {e}", file.path.display());
+        }
+    }
+}
+
+impl OpenFile {
+    fn note(&mut self, key: ChunkKey, state: State) -> io::Result<()> {
+        let place = match self.places.get(&key) {
+            Some(place) => *place,
+            None => {
+                let place = match self.free.pop() {
+                    Some(place) => place,
+                    None if self.next < RECORDS_MAX => {
+                        self.next += 1;
+                        self.next - 1
+                    }
+                    None => return Err(io::Error::other("too much is not on disk")),
+                };
+                self.places.insert(key, place);
+                place
+            }
+        };
+        // Within a page: a kill leaves the record before or the one after.
+        self.file.write_all_at(&record(key, state), at(place))
+    }
+
+    fn forget(&mut self, key: ChunkKey) -> io::Result<()> {
+        if let Some(place) = self.places.remove(&key) {
+            self.file.write_all_at(&[0; RECORD], at(place))?;
+            self.free.push(place);
+        }
+        Ok(())
+    }
+}
+
+fn at(place: u32) -> u64 {
+    (u64::from(place) + 1) * RECORD as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::Damage;
+    use super::*;
+    use dfs_proto::ids::GroupId;
+
+    fn key(n: u64) -> ChunkKey {
+        ChunkKey {
+            inode: InodeId(n),
+            index: ChunkIndex(n + 1),
+        }
+    }
+
+    fn row(counter: u64) -> Row {
+        Row {
+            group: GroupId(1),
+            generation: Generation(2),
+            version: Version {
+                epoch: Epoch(3),
+                counter,
+            },
+            len: 5,
+            damage: None,
+        }
+    }
+
+    fn dir() -> tempfile::TempDir {
+        tempfile::tempdir_in("/dev/shm").expect("a dir in memory")
+    }
+
+    #[test]
+    fn it_says_what_was_noted_last_and_not_forgotten() {
+        let dir = dir();
+        let path = dir.path().join("w");
+        let witness = Witness::default();
+        witness.note(key(9), &row(1));
+        let before = row(1);
+        witness
+            .begin(&path, 7, [(key(1), &before)].into_iter())
+            .expect("begins");
+        for n in 1..5 {
+            witness.note(key(n), &row(n));
+        }
+        witness.note(key(2), &row(20));
+        witness.forget(key(3));
+        witness.note(key(6), &row(6));
+        witness.forget(key(8));
+        let said = read(&path, 7).expect("is there");
+        let counters: Vec<(u64, u64)> = said
+            .iter()
+            .map(|(key, (_, version))| (key.inode.0, version.counter))
+            .collect();
+        assert_eq!(counters, [(1, 1), (2, 20), (4, 4), (6, 6)]);
+        assert_eq!(std::fs::metadata(&path).expect("is there").len(), 5 * 64);
+
+        assert_eq!(read(&path, 8), None, "of another run");
+        witness.end();
+        assert_eq!(read(&path, 7), None);
+    }
+
+    #[test]
+    fn one_of_another_boot_or_with_a_bad_record_says_nothing() {
+        let dir = dir();
+        let path = dir.path().join("w");
+        let witness = Witness::default();
+        witness.begin(&path, 7, std::iter::empty()).expect("begins");
+        witness.note(key(1), &row(1));
+        for at in (0..56).chain(64..128) {
+            let whole = std::fs::read(&path).expect("reads");
+            let mut other = whole.clone();
+            other[at] ^= 1;
+            std::fs::write(&path, &other).expect("writes");
+            assert_eq!(read(&path, 7), None, "byte {at}");
+            std::fs::write(&path, &whole).expect("writes");
+        }
+        assert!(read(&path, 7).is_some());
+    }
+
+    #[test]
+    fn it_has_to_be_in_memory_and_ones_own() {
+        let dir = dir();
+        let witness = Witness::default();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &link).expect("links");
+        assert!(witness.begin(&link, 7, std::iter::empty()).is_err());
+        let open = dir.path().join("open");
+        std::fs::write(&open, "").expect("writes");
+        std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o666))
+            .expect("is ours");
+        assert!(witness.begin(&open, 7, std::iter::empty()).is_err());
+    }
+
+    #[test]
+    fn what_is_older_damaged_or_gone_is_missing() {
+        let testimony: Testimony = [(key(1), (Generation(2), row(5).version))].into();
+        let is_missing = |found: Option<Row>| {
+            let mut catalog = Catalog::default();
+            if let Some(row) = found {
+                catalog.put(key(1), row);
+            }
+            missing(&testimony, &catalog) == Some(key(1))
+        };
+        assert!(is_missing(None));
+        assert!(is_missing(Some(row(4))));
+        assert!(!is_missing(Some(row(5))));
+        assert!(!is_missing(Some(row(6))));
+        let damage = Some(Damage::Torn);
+        assert!(is_missing(Some(Row { damage, ..row(6) })));
+    }
+}
