@@ -169,6 +169,10 @@ impl Core {
             }
         }
         if let Some(replaced) = mutated.replaced {
+            let exchanged = matches!(mutation, Mutation::Rename { flags, .. } if flags.exchange);
+            if let Some(inode) = self.inodes.get(replaced).filter(|_| !exchanged) {
+                inode.state().lost_a_name();
+            }
             self.note_attr(replaced, None, since);
         }
         if let Some(attr) = mutated.attr
@@ -176,6 +180,11 @@ impl Core {
             && mutated.lease.is_none()
         {
             self.note_attr(attr.inode, Some(&attr), since);
+            if attr.links == 0
+                && let Some(inode) = self.inodes.get(attr.inode)
+            {
+                inode.state().nameless = true;
+            }
         }
         kept
     }

@@ -80,6 +80,8 @@ pub(super) struct InodeState {
     pub(super) maps_stale: u32,
     /// Handles opened when `Core::breaks` was lower are broken.
     pub(super) broken_before: u64,
+    /// This mount removed its last name: once nobody here has it open, nobody asks for it again.
+    pub(super) nameless: bool,
 }
 
 impl InodeState {
@@ -137,6 +139,12 @@ impl InodeState {
         };
     }
 
+    /// This mount put another inode in its place: a name of it is gone, and with the only one all.
+    pub(super) fn lost_a_name(&mut self) {
+        let only = |data: &Authority| data.attr().links <= 1;
+        self.nameless |= self.attr_true && self.data.as_ref().is_some_and(only);
+    }
+
     /// Whether no change by this mount was answered since then.
     pub(super) fn is_quiet_since(&self, asked: u64) -> bool {
         asked >= self.attr_changed
@@ -175,11 +183,14 @@ impl InodeState {
     }
 
     fn is_forgettable(&self, now: u64) -> bool {
-        let kept = match self.unsynced.is_empty() && !self.write_lost {
+        let told = self.unsynced.is_empty() && !self.write_lost;
+        let kept = match told || self.nameless {
             true => IDLE_KEPT,
             false => UNSYNCED_KEPT,
         };
-        self.lease.held().is_none()
+        // The directory drops the leases of what it frees without a word: the right to a file
+        // that is gone is worth nothing.
+        (self.nameless || self.lease.held().is_none())
             && self.lease.is_idle()
             && self.opens == 0
             && !self.open_at_directory
@@ -312,5 +323,59 @@ impl Core {
             let _ = dropped.await;
             inode.state().maps_stale -= 1;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::authority::test_attr;
+    use super::*;
+    use dfs_proto::ids::{Generation, MapVersion, Version};
+
+    const LATER: u64 = 11_000_000_000;
+
+    fn leased(links: u32) -> InodeState {
+        let mut state = InodeState::default();
+        let attr = FileAttr {
+            links,
+            ..test_attr(5)
+        };
+        let grant = LeaseGrant {
+            grant: GrantId(1),
+            kind: LeaseKind::Shared,
+            attr,
+            map_version: MapVersion(1),
+            contended: false,
+        };
+        assert!(state.accept(&grant, 0));
+        state
+    }
+
+    #[test]
+    fn a_lease_keeps_what_is_known_but_not_of_a_file_without_a_name() {
+        let mut state = leased(1);
+        assert!(!state.is_forgettable(LATER));
+        let unsynced = Unsynced {
+            version: Version::HOLE,
+            generation: Generation(1),
+        };
+        state.unsynced.insert(ChunkIndex(0), unsynced);
+        state.lost_a_name();
+        assert!(!state.is_forgettable(LATER / 2), "late answers may come");
+        assert!(state.is_forgettable(LATER));
+        state.opens = 1;
+        assert!(!state.is_forgettable(LATER), "open and nameless");
+    }
+
+    #[test]
+    fn a_file_with_another_name_is_not_gone() {
+        let mut state = leased(2);
+        state.lost_a_name();
+        assert!(!state.is_forgettable(LATER));
+        // Nor one of which it is not known any more.
+        let mut state = leased(1);
+        state.changed_here(None, 0, 1);
+        state.lost_a_name();
+        assert!(!state.is_forgettable(LATER));
     }
 }
