@@ -8,7 +8,7 @@ use super::processes::{self, Usage};
 use super::shared::{LastTurn, Sharer};
 use super::{Ending, MOUNTS, Result};
 use crate::cluster::{Cluster, output};
-use crate::sim::random::Random;
+use crate::random::Random;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -97,21 +97,15 @@ fn disturb(
         fault.begin(cluster);
         wait(calls, fault.lasts.saturating_sub(since.elapsed()))?;
         fault.end(cluster);
-        let ended = Instant::now();
-        while !cluster.is_healthy() {
-            wait(calls, Duration::from_millis(50))?;
-            if ended.elapsed() > HEALED {
-                return Err(format!("not in-sync {HEALED:?} after: {fault:?}"));
-            }
-        }
-        calls.check()?;
+        let healed = super::in_sync_for_good(cluster, HEALED, |time| wait(calls, time))
+            .map_err(|e| format!("{e}, fault {number}: {fault:?}"))?;
         calls.set_fault(None);
         println!(
             "{:>5.0} s  {number:>3}  server {}  {label:<26} {:>5.1} s  in-sync {:>4.1} s after it  longest call {:>5} ms",
             began.elapsed().as_secs_f64(),
             fault.server,
             fault.lasts.as_secs_f64(),
-            ended.elapsed().as_secs_f64(),
+            healed.as_secs_f64(),
             calls.take_longest().as_millis()
         );
     }

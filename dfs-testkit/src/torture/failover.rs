@@ -5,7 +5,7 @@ use super::faults::{Fault, Kind, Side, WAYS};
 use super::load::{Load, Loader};
 use super::{Ending, MOUNTS, Result, SERVERS};
 use crate::cluster::{Cluster, output};
-use crate::sim::random::Random;
+use crate::random::Random;
 use std::time::{Duration, Instant};
 
 /// A server is in-sync again within this.
@@ -189,18 +189,12 @@ fn one(
         std::thread::sleep(Duration::from_millis(20));
     }
     fault.end(cluster);
-    let ended = Instant::now();
-    while !cluster.is_healthy() {
-        calls.check()?;
-        if ended.elapsed() > HEALED {
-            return Err(format!("not in-sync {HEALED:?} after: {fault:?}"));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let healed = ended.elapsed();
-    // What waited for the healing has to come to its end.
-    std::thread::sleep(Duration::from_millis(300));
-    calls.check()?;
+    // What waited for the healing comes to its end meanwhile.
+    let healed = super::in_sync_for_good(cluster, HEALED, |time| {
+        std::thread::sleep(time);
+        calls.check()
+    })
+    .map_err(|e| format!("{e}: {fault:?}"))?;
     let stall = calls.take_longest();
     calls.set_fault(None);
     println!(

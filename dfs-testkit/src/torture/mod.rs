@@ -21,6 +21,7 @@ pub use endurance::{Endurance, endurance};
 pub use failover::{Failover, failover};
 
 use crate::cluster::Cluster;
+use std::time::{Duration, Instant};
 
 /// What is wrong, in words.
 pub type Result<T> = std::result::Result<T, String>;
@@ -30,6 +31,34 @@ const MOUNTS: usize = 2;
 
 /// File servers of a run, each of which holds everything.
 const SERVERS: u64 = 3;
+
+/// What a mount or another server has noticed of a fault is heard of within this, also when the
+/// fault is over by then: the server leaves its groups then. Before that has come to its end the
+/// next fault would not be the only one.
+const HEARD: Duration = Duration::from_millis(1500);
+
+/// Waits until all replicas are in-sync and stay so; returns how long it took from now until they
+/// were. `pause` waits for the time given, and looks whether all is well.
+fn in_sync_for_good(
+    cluster: &Cluster,
+    longest: Duration,
+    mut pause: impl FnMut(Duration) -> Result<()>,
+) -> Result<Duration> {
+    let began = Instant::now();
+    let mut since = None;
+    loop {
+        match (cluster.is_healthy(), since) {
+            (false, _) => since = None,
+            (true, None) => since = Some(began.elapsed()),
+            (true, Some(since)) if began.elapsed() > since + HEARD => return Ok(since),
+            (true, Some(_)) => {}
+        }
+        if since.is_none() && began.elapsed() > longest {
+            return Err(format!("not in-sync after {longest:?}"));
+        }
+        pause(Duration::from_millis(30))?;
+    }
+}
 
 /// Ends the workers. When the run goes badly it ends the cluster too, since calls may hang in it
 /// and whoever makes them is waited for.
