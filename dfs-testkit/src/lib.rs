@@ -6,6 +6,7 @@ pub mod explore;
 pub mod loop_disk;
 pub mod map;
 pub mod powered;
+pub mod random;
 pub mod sim;
 pub mod torture;
 

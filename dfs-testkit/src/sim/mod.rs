@@ -23,7 +23,7 @@ mod invariants;
 mod message;
 mod net;
 mod oracle;
-pub(crate) mod random;
+use crate::random;
 mod schedule;
 mod server;
 mod shape;

@@ -2,7 +2,7 @@
 
 use super::{MOUNTS, SERVERS};
 use crate::cluster::Cluster;
-use crate::sim::random::Random;
+use crate::random::Random;
 use std::fmt;
 use std::time::Duration;
 

@@ -4,7 +4,7 @@
 use super::Result;
 use super::calls::{Call, Calls};
 use super::content::{self, Model};
-use crate::sim::random::Random;
+use crate::random::Random;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

@@ -4,7 +4,7 @@
 use super::Result;
 use super::calls::{Call, Calls};
 use super::content::{self, Model};
-use crate::sim::random::Random;
+use crate::random::Random;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;

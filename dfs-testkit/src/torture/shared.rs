@@ -4,7 +4,7 @@
 use super::Result;
 use super::calls::{Call, Calls};
 use super::content;
-use crate::sim::random::Random;
+use crate::random::Random;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
