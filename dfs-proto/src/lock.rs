@@ -1,16 +1,39 @@
-//! Locks as they travel: two separate spaces, as on a local Linux file system.
+//! Locks as they travel. Those of `flock(2)` and those of `fcntl(2)` never conflict with each other,
+//! as on a local Linux file system.
 
 use crate::ids::{LockOwner, SessionId};
 use serde::{Deserialize, Serialize};
 
-/// Which of the two spaces a lock lives in; they never conflict with each other.
+/// What kind of lock it is: whom it belongs to and what it excludes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum LockSpace {
-    /// `flock(2)`: whole file, owner is the open file description.
+    /// `flock(2)`: of the whole file; belongs to the open file description.
     Flock,
-    /// `fcntl(2)`: byte ranges. POSIX locks belong to a process, OFD locks to an open file
-    /// description; both are in this space.
+    /// `fcntl(2)`, F_SETLK: a byte range; belongs to the process, whose next close of the file
+    /// ends it. Waits that would close a circle of these are refused.
     Posix,
+    /// `fcntl(2)`, F_OFD_SETLK: a byte range; belongs to the open file description. Excludes what
+    /// a `Posix` lock excludes.
+    OpenFile,
+}
+
+impl LockSpace {
+    /// Whether it locks byte ranges. Only locks that agree in this exclude each other.
+    pub fn is_ranges(self) -> bool {
+        match self {
+            Self::Flock => false,
+            Self::Posix | Self::OpenFile => true,
+        }
+    }
+
+    /// Whether a lock goes with the last close of an open file description, for which the kernel
+    /// does not wait: it may look held when it is not any more.
+    pub fn is_of_open_file(self) -> bool {
+        match self {
+            Self::Flock | Self::OpenFile => true,
+            Self::Posix => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

@@ -5,8 +5,9 @@
 //! the local system does. Order must never make a deadlock that the local system would not
 //! have: where it closes a circle, the one that only order holds back goes ahead.
 //!
-//! Circles of POSIX locks that are held are refused with `Deadlock`; of flocks they are the
-//! callers' problem, as locally.
+//! Circles of POSIX locks that are held are refused with `Deadlock`; of locks of open file
+//! descriptions (flock, OFD) they are the callers' problem, as locally: any thread that shares the
+//! description may open the circle.
 
 use super::lock_ranges::LockRanges;
 use super::wait_graph;
@@ -58,13 +59,25 @@ struct Waiter {
     skips: bool,
 }
 
+/// What one owner holds in one place.
+#[derive(Debug)]
+struct Holding {
+    space: LockSpace,
+    ranges: LockRanges,
+}
+
 #[derive(Default, Debug)]
 struct InodeLocks {
-    held: BTreeMap<LockHolder, LockRanges>,
+    held: BTreeMap<LockHolder, Holding>,
     queue: VecDeque<Waiter>,
 }
 
-type Place = (InodeId, LockSpace);
+/// What can conflict: the flocks of an inode, or (`true`) its byte ranges.
+type Place = (InodeId, bool);
+
+fn place_of(inode: InodeId, space: LockSpace) -> Place {
+    (inode, space.is_ranges())
+}
 
 /// All locks.
 #[derive(Default, Debug)]
@@ -85,14 +98,15 @@ fn opposes(kind: LockKind, other: LockKind) -> bool {
 
 impl InodeLocks {
     /// Owners of locks that stand against this one.
-    fn opponents(&self, lock: &HeldLock) -> impl Iterator<Item = LockHolder> {
+    fn opponents(&self, lock: &HeldLock) -> impl Iterator<Item = (LockHolder, LockSpace)> {
         let lock = *lock;
         self.held
             .iter()
-            .filter(move |(holder, ranges)| {
-                **holder != lock.holder && ranges.first_conflict(lock.range, lock.kind).is_some()
+            .filter(move |(holder, held)| {
+                let stands = held.ranges.first_conflict(lock.range, lock.kind);
+                **holder != lock.holder && stands.is_some()
             })
-            .map(|(holder, _)| *holder)
+            .map(|(holder, held)| (*holder, held.space))
     }
 
     fn is_opposed(&self, lock: &HeldLock) -> bool {
@@ -130,13 +144,13 @@ impl LockTable {
     /// are added to `grants`.
     pub fn set(&mut self, request: &LockRequest, grants: &mut Vec<LockGrant>) -> SetAnswer {
         let lock = request.lock;
-        let place = (request.inode, lock.space);
+        let place = place_of(request.inode, lock.space);
         let at = self.places.entry(place).or_default();
         let mine = at.held.get(&lock.holder);
-        if mine.is_some_and(|ranges| ranges.covers(lock.range, lock.kind)) {
+        if mine.is_some_and(|held| held.ranges.covers(lock.range, lock.kind)) {
             return SetAnswer::Done;
         }
-        if mine.is_some_and(|ranges| ranges.len() >= OWNER_RANGES_MAX) {
+        if mine.is_some_and(|held| held.ranges.len() >= OWNER_RANGES_MAX) {
             return SetAnswer::NoLocks;
         }
         let converts = lock.space == LockSpace::Flock && mine.is_some();
@@ -194,8 +208,9 @@ impl LockTable {
         if alone {
             return SetAnswer::Queued;
         }
-        let circle = wait_graph::circle(holder, |h| self.blocked_by_held(h));
-        if request.lock.space == LockSpace::Posix && circle.is_some() {
+        let deadlock = request.lock.space == LockSpace::Posix
+            && wait_graph::circle(holder, |h| self.blocked_process(h)).is_some();
+        if deadlock {
             self.unwait(request.key);
             self.grant_waiting(place, grants);
             return SetAnswer::Deadlock;
@@ -217,9 +232,10 @@ impl LockTable {
         range: LockRange,
         grants: &mut Vec<LockGrant>,
     ) -> bool {
-        let dropped = self.drop_held((inode, space), holder, range);
+        let place = place_of(inode, space);
+        let dropped = self.drop_held(place, holder, range);
         if dropped {
-            self.grant_waiting((inode, space), grants);
+            self.grant_waiting(place, grants);
         }
         dropped
     }
@@ -263,7 +279,7 @@ impl LockTable {
     /// A mount reclaims a lock after a change of the leader; `false` if another owner's lock
     /// stands against it.
     pub fn reassert(&mut self, inode: InodeId, lock: &HeldLock) -> bool {
-        let place = (inode, lock.space);
+        let place = place_of(inode, lock.space);
         let free = !self.places.entry(place).or_default().is_opposed(lock);
         if free {
             self.hold(place, lock);
@@ -274,14 +290,14 @@ impl LockTable {
 
     /// The lock that stands against this one, the lowest first (`F_GETLK`).
     pub fn test(&self, inode: InodeId, lock: &HeldLock) -> Option<HeldLock> {
-        let at = self.places.get(&(inode, lock.space))?;
+        let at = self.places.get(&place_of(inode, lock.space))?;
         at.held
             .iter()
             .filter(|(holder, _)| **holder != lock.holder)
-            .filter_map(|(holder, ranges)| {
-                let (range, kind, pid) = ranges.first_conflict(lock.range, lock.kind)?;
+            .filter_map(|(holder, held)| {
+                let (range, kind, pid) = held.ranges.first_conflict(lock.range, lock.kind)?;
                 Some(HeldLock {
-                    space: lock.space,
+                    space: held.space,
                     holder: *holder,
                     kind,
                     range,
@@ -292,9 +308,9 @@ impl LockTable {
     }
 
     /// Owners of locks that stand against this one.
-    pub fn opponents(&self, inode: InodeId, lock: &HeldLock) -> Vec<LockHolder> {
+    pub fn opponents(&self, inode: InodeId, lock: &HeldLock) -> Vec<(LockHolder, LockSpace)> {
         self.places
-            .get(&(inode, lock.space))
+            .get(&place_of(inode, lock.space))
             .map(|at| at.opponents(lock).collect())
             .unwrap_or_default()
     }
@@ -304,7 +320,7 @@ impl LockTable {
         let mut sessions = BTreeSet::new();
         for at in self.places.values() {
             for waiter in &at.queue {
-                sessions.extend(at.opponents(&waiter.lock).map(|holder| holder.session));
+                sessions.extend(at.opponents(&waiter.lock).map(|(holder, _)| holder.session));
             }
         }
         sessions
@@ -312,8 +328,8 @@ impl LockTable {
 
     /// Whether the session holds or waits for a lock on the inode.
     pub fn needs_interest(&self, session: SessionId, inode: InodeId) -> bool {
-        [LockSpace::Flock, LockSpace::Posix].iter().any(|space| {
-            self.places.get(&(inode, *space)).is_some_and(|at| {
+        [false, true].iter().any(|ranges| {
+            self.places.get(&(inode, *ranges)).is_some_and(|at| {
                 at.held.keys().any(|h| h.session == session)
                     || at.queue.iter().any(|w| w.key.session == session)
             })
@@ -326,7 +342,7 @@ impl LockTable {
             .held_by(session)
             .flat_map(|(holder, places)| places.iter().map(move |p| (holder, p)))
             .filter_map(|(holder, place)| self.places.get(place)?.held.get(holder))
-            .map(|ranges| ranges.len() as u64)
+            .map(|held| held.ranges.len() as u64)
             .sum();
         let waits = self
             .waits
@@ -339,14 +355,14 @@ impl LockTable {
     /// Every lock and wait (`true`), of one inode or of all.
     pub fn list(&self, inode: Option<InodeId>) -> Vec<(InodeId, HeldLock, bool)> {
         let mut all = Vec::new();
-        for ((at_inode, space), at) in &self.places {
+        for ((at_inode, _), at) in &self.places {
             if inode.is_some_and(|wanted| wanted != *at_inode) {
                 continue;
             }
-            for (holder, ranges) in &at.held {
-                all.extend(ranges.iter().map(|(range, kind, pid)| {
+            for (holder, held) in &at.held {
+                all.extend(held.ranges.iter().map(|(range, kind, pid)| {
                     let lock = HeldLock {
-                        space: *space,
+                        space: held.space,
                         holder: *holder,
                         kind,
                         range,
@@ -372,10 +388,11 @@ impl LockTable {
 
     fn hold(&mut self, place: Place, lock: &HeldLock) {
         let at = self.places.entry(place).or_default();
-        at.held
-            .entry(lock.holder)
-            .or_default()
-            .lock(lock.range, lock.kind, lock.pid);
+        let held = at.held.entry(lock.holder).or_insert_with(|| Holding {
+            space: lock.space,
+            ranges: LockRanges::default(),
+        });
+        held.ranges.lock(lock.range, lock.kind, lock.pid);
         self.held.entry(lock.holder).or_default().insert(place);
     }
 
@@ -383,11 +400,11 @@ impl LockTable {
         let Some(at) = self.places.get_mut(&place) else {
             return false;
         };
-        let Some(ranges) = at.held.get_mut(&holder) else {
+        let Some(held) = at.held.get_mut(&holder) else {
             return false;
         };
-        let dropped = ranges.unlock(range);
-        if ranges.is_empty() {
+        let dropped = held.ranges.unlock(range);
+        if held.ranges.is_empty() {
             at.held.remove(&holder);
             if let Some(places) = self.held.get_mut(&holder) {
                 places.remove(&place);
@@ -466,17 +483,24 @@ impl LockTable {
 
     /// Owners whose held locks this owner's waits stand against.
     fn blocked_by_held(&self, holder: LockHolder) -> Vec<LockHolder> {
-        self.waits_of
-            .get(&holder)
-            .into_iter()
-            .flatten()
-            .filter_map(|key| self.waiter(*key))
-            .flat_map(|(at, position)| {
-                at.queue
-                    .get(position)
-                    .map(|w| at.opponents(&w.lock).collect::<Vec<_>>())
+        self.blocked(holder, |_| true)
+    }
+
+    /// The same of a process that waits for a POSIX lock: what refuses a wait as a deadlock. It
+    /// does not go on through waits for locks of open file descriptions, as on a local file system.
+    fn blocked_process(&self, holder: LockHolder) -> Vec<LockHolder> {
+        self.blocked(holder, |space| space == LockSpace::Posix)
+    }
+
+    fn blocked(&self, holder: LockHolder, counts: impl Fn(LockSpace) -> bool) -> Vec<LockHolder> {
+        let waits = self.waits_of.get(&holder).into_iter().flatten();
+        waits
+            .filter_map(|key| {
+                let (at, position) = self.waiter(*key)?;
+                Some((at, at.queue.get(position)?))
             })
-            .flatten()
+            .filter(|(_, waiter)| counts(waiter.lock.space))
+            .flat_map(|(at, waiter)| at.opponents(&waiter.lock).map(|(holder, _)| holder))
             .collect()
     }
 

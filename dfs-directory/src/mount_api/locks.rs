@@ -36,7 +36,7 @@ fn answer_of(known: Remembered) -> Result<LockAnswer> {
 fn lock_of(request: &SetLock) -> Result<HeldLock> {
     let range = match request.space {
         LockSpace::Flock => LockRange::WHOLE,
-        LockSpace::Posix => request.range,
+        LockSpace::Posix | LockSpace::OpenFile => request.range,
     };
     if range.start > range.last {
         return Err(Error::new(
@@ -230,30 +230,42 @@ impl MountApi {
             range,
             pid: 0,
         };
-        Ok(self.alive(session)?.locks.test(inode, &lock))
+        let found = self.alive(session)?.locks.test(inode, &lock);
+        if found.is_some_and(|held| held.space.is_of_open_file()) {
+            self.make_sure_of_holders(session, inode, &lock).await;
+            return Ok(self.alive(session)?.locks.test(inode, &lock));
+        }
+        Ok(found)
     }
 
     /// Before a try-lock is refused: sessions that are past their time are ended, and the mounts
-    /// (also the caller's own) are asked once whether the owners of flocks are still there.
+    /// (also the caller's own) are asked once whether the open files that hold the locks are still
+    /// there.
     async fn make_sure_of_holders(&self, session: SessionId, inode: InodeId, lock: &HeldLock) {
         let opponents = self.core().locks.opponents(inode, lock);
-        let mut owners: BTreeMap<SessionId, Vec<LockOwner>> = BTreeMap::new();
-        for holder in &opponents {
-            owners.entry(holder.session).or_default().push(holder.owner);
+        let mut owners: BTreeMap<SessionId, BTreeMap<LockSpace, Vec<LockOwner>>> = BTreeMap::new();
+        for (holder, space) in opponents {
+            let of_session = owners.entry(holder.session).or_default();
+            if space.is_of_open_file() {
+                of_session.entry(space).or_default().push(holder.owner);
+            }
         }
         let mut asked = Vec::new();
-        for (holder, owners) in owners {
+        for (holder, spaces) in owners {
             if holder != session {
                 self.press(holder, &format!("a lock on {inode}"));
                 self.ended(holder).await;
             }
-            let connection = self.core().connection(holder);
-            if let (LockSpace::Flock, Some(connection)) = (lock.space, connection) {
+            let Some(connection) = self.core().connection(holder) else {
+                continue;
+            };
+            for (space, owners) in spaces {
                 let request = ConfirmLocks {
                     inode,
-                    space: lock.space,
+                    space,
                     owners,
                 };
+                let connection = connection.clone();
                 asked.push(tokio::spawn(async move {
                     let call = connection.call(&request, Payload::default(), CONFIRM_DEADLINE);
                     if let Err(e) = call.await {

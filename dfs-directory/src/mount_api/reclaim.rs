@@ -74,7 +74,7 @@ impl MountApi {
     async fn reclaim_lock(&self, session: SessionId, inode: InodeId, lock: HeldLock) -> Result<()> {
         let range = match lock.space {
             LockSpace::Flock => LockRange::WHOLE,
-            LockSpace::Posix => lock.range,
+            LockSpace::Posix | LockSpace::OpenFile => lock.range,
         };
         if range.start > range.last {
             return Err(Error::new(

@@ -378,6 +378,7 @@ impl Filesystem for Adapter {
     ) {
         let (client, handle) = (self.client.clone(), self.file(fh));
         let owner = ids::LockOwner(lock_owner.0);
+        self.locks.range_owners.flushed(fh.0, owner);
         // A close by a process lets go of all its byte-range locks on the file. Data and errors
         // need nothing here: each write was answered when it was done.
         let release =
@@ -399,19 +400,28 @@ impl Filesystem for Adapter {
         let Some(Opened::File(handle)) = self.handles.remove(fh.0) else {
             return reply.ok();
         };
-        let Some(owner) = lock_owner else {
+        // The last close of an open file description. The kernel doesn't wait for the answer, so
+        // its locks go first and fast.
+        let flock = lock_owner.map(|owner| (LockSpace::Flock, ids::LockOwner(owner.0)));
+        let ranges = self.locks.range_owners.released(fh.0);
+        let ranges = ranges.into_iter().map(|(owner, space)| (space, owner));
+        let releases: Vec<_> = flock
+            .into_iter()
+            .chain(ranges)
+            .map(|(space, owner)| self.client.release_owner(handle.inode(), space, owner))
+            .collect();
+        if releases.is_empty() {
             drop(handle);
             return reply.ok();
-        };
-        // The last close of an open file description. The kernel doesn't wait for the answer, so
-        // the lock goes first and fast.
-        let owner = ids::LockOwner(owner.0);
-        let release = self
-            .client
-            .release_owner(handle.inode(), LockSpace::Flock, owner);
+        }
         self.client.names_runtime().spawn(async move {
-            if let Err(e) = release.await {
-                log::warn!("{}: its flock is not released: {e}", handle.inode());
+            for release in releases {
+                if let Err(e) = release.await {
+                    log::warn!(
+                        "{}: a lock of a closed file is not released: {e}",
+                        handle.inode()
+                    );
+                }
             }
             drop(handle);
             reply.ok();

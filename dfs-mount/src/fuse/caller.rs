@@ -14,8 +14,10 @@ use std::time::Duration;
 pub(crate) enum LockCall {
     /// `flock(2)`.
     Flock,
-    /// `fcntl(2)`, POSIX or OFD, or something that sets POSIX locks (io_uring).
-    Fcntl,
+    /// `fcntl(2)` with F_SETLK or F_GETLK, or something else that sets POSIX locks (io_uring).
+    Posix,
+    /// `fcntl(2)` with F_OFD_SETLK or F_OFD_GETLK.
+    OpenFile,
     /// The thread can't be looked at (another user's, another pid namespace's).
     Hidden,
 }
@@ -52,13 +54,21 @@ const LOOKS_MAX: u32 = 100;
 
 /// `NUMBER 0xARG0 0xARG1 ...`, or `running` when the thread is in no call.
 fn parse_lock_call(line: &str) -> LockCall {
-    let number = line
-        .split_ascii_whitespace()
-        .next()
-        .and_then(|w| w.parse::<i64>().ok());
-    match number {
+    let mut words = line.split_ascii_whitespace();
+    match words.next().and_then(|w| w.parse::<i64>().ok()) {
         Some(libc::SYS_flock) => LockCall::Flock,
-        Some(_) => LockCall::Fcntl,
+        Some(libc::SYS_fcntl) => {
+            let command = words.nth(1).and_then(|w| w.strip_prefix("0x"));
+            // The upper half of the register is not the kernel's concern, so not ours.
+            let command = command.and_then(|w| u64::from_str_radix(w, 16).ok());
+            match command.map(|c| c as i32) {
+                Some(libc::F_OFD_SETLK | libc::F_OFD_SETLKW | libc::F_OFD_GETLK) => {
+                    LockCall::OpenFile
+                }
+                _ => LockCall::Posix,
+            }
+        }
+        Some(_) => LockCall::Posix,
         None => LockCall::Hidden,
     }
 }
@@ -228,7 +238,11 @@ mod tests {
             libc::SYS_fcntl
         );
         assert_eq!(parse_lock_call(&flock), LockCall::Flock);
-        assert_eq!(parse_lock_call(&fcntl), LockCall::Fcntl);
+        assert_eq!(parse_lock_call(&fcntl), LockCall::Posix);
+        for command in [libc::F_OFD_GETLK, libc::F_OFD_SETLK, libc::F_OFD_SETLKW] {
+            let ofd = format!("{} 0x3 0x{command:x} 0x7ffc 0x0\n", libc::SYS_fcntl);
+            assert_eq!(parse_lock_call(&ofd), LockCall::OpenFile);
+        }
         assert_eq!(parse_lock_call("running\n"), LockCall::Hidden);
         assert_eq!(parse_lock_call(""), LockCall::Hidden);
     }

@@ -7,6 +7,7 @@
 use super::caller::{self, Ends, LockCall};
 use super::convert;
 use super::interrupt::until_interrupted;
+use super::range_owners::RangeOwners;
 use super::serve::{Adapter, INTERRUPTED, Refuse};
 use crate::client::{Cancel, Client, Handle, LockRequest};
 use dfs_proto::error::{Error, ErrorCode, Result};
@@ -26,6 +27,7 @@ const CANCEL_WAIT: Duration = Duration::from_millis(50);
 pub(super) struct LockCalls {
     told: Once,
     settling: Arc<Settling>,
+    pub(super) range_owners: RangeOwners,
 }
 
 impl Default for LockCalls {
@@ -33,6 +35,7 @@ impl Default for LockCalls {
         Self {
             told: Once::new(),
             settling: Arc::default(),
+            range_owners: RangeOwners::default(),
         }
     }
 }
@@ -126,14 +129,24 @@ fn to_kernel(kind: LockKind) -> i32 {
 impl Adapter {
     /// The space of the present call. Read before the handler returns, while the caller is
     /// asleep in that very call.
-    fn space(&self, request: &Request, (start, end): (u64, u64)) -> LockSpace {
-        if start != 0 || end < i64::MAX as u64 {
-            // A flock is always of the whole file.
-            return LockSpace::Posix;
+    fn space(
+        &self,
+        request: &Request,
+        fh: FileHandle,
+        owner: LockOwner,
+        (start, end): (u64, u64),
+    ) -> LockSpace {
+        // A flock is always of the whole file, and never a process's.
+        let whole = start == 0 && end >= i64::MAX as u64;
+        match self.locks.range_owners.space(fh.0, owner) {
+            Some(LockSpace::Posix) => return LockSpace::Posix,
+            Some(space) if !whole => return space,
+            _ => {}
         }
         match caller::lock_call(request.pid()) {
             LockCall::Flock => LockSpace::Flock,
-            LockCall::Fcntl => LockSpace::Posix,
+            LockCall::Posix => LockSpace::Posix,
+            LockCall::OpenFile => LockSpace::OpenFile,
             LockCall::Hidden => {
                 self.locks.told.call_once(|| {
                     log::warn!(
@@ -159,15 +172,19 @@ impl Adapter {
         wait: bool,
         reply: ReplyEmpty,
     ) {
-        let space = self.space(request, (start, end));
+        let owner = LockOwner(owner.0);
+        let space = self.space(request, fh, owner, (start, end));
         let prepared = kind(typ).and_then(|kind| {
             let range = match space {
                 LockSpace::Flock => LockRange::WHOLE,
-                LockSpace::Posix => range(start, end)?,
+                LockSpace::Posix | LockSpace::OpenFile => range(start, end)?,
             };
-            let owner = LockOwner(owner.0);
+            let handle = self.file(fh)?;
+            if space.is_ranges() && kind.is_some() {
+                self.locks.range_owners.asks(fh.0, owner, space);
+            }
             Ok((
-                self.file(fh)?,
+                handle,
                 LockRequest {
                     space,
                     owner,

@@ -22,6 +22,7 @@ mod interrupt;
 mod listing;
 mod locks;
 mod notify;
+mod range_owners;
 mod serve;
 
 use crate::cli::Options;

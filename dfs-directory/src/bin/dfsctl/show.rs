@@ -334,6 +334,7 @@ pub(crate) fn locks(locks: &[LockStatus], json: bool) -> String {
     let space = |space| match space {
         LockSpace::Flock => "flock",
         LockSpace::Posix => "posix",
+        LockSpace::OpenFile => "ofd",
     };
     let kind = |kind| match kind {
         LockKind::Shared => "shared",

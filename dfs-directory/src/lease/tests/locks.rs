@@ -352,7 +352,10 @@ fn reclaimed_locks_stand_against_others() {
     );
     assert_eq!(bench.posix(2, Shared, bytes(9, 9)), SetAnswer::WouldBlock);
     let wanted = lock(LockSpace::Posix, 2, Shared, bytes(9, 9));
-    assert_eq!(bench.table.opponents(F, &wanted), [holder(1)]);
+    assert_eq!(
+        bench.table.opponents(F, &wanted),
+        [(holder(1), LockSpace::Posix)]
+    );
 }
 
 #[test]
