@@ -29,6 +29,8 @@ fn locks_behave_as_on_a_local_file_system() {
     posix_locks(local.path(), local.path());
     posix_locks(&a, &a);
     posix_locks(&a, &b);
+    ping_pong(&a, &a);
+    ping_pong(&a, &b);
 }
 
 fn flock(arguments: &[&str], path: &Path) -> Command {
@@ -315,6 +317,75 @@ assert os.wait()[1] == 0
 # Closing any descriptor of the file lets all of the process's locks go, at once.
 open(path).close()
 assert elsewhere(0, 0)
+"#,
+        &[a, b],
+    );
+}
+
+/// Two processes chase each other around a ring of three bytes: each locks the next byte before it
+/// lets go of the last one, so between two visits of one the other has been there exactly once.
+/// Each adds 1 to the byte that it leaves; what it finds must have grown by 2.
+fn ping_pong(a: &Path, b: &Path) {
+    python(
+        r#"
+import fcntl, os, sys
+RING, ROUNDS = 3, 200
+paths = [sys.argv[1] + "/ring", sys.argv[2] + "/ring"]
+with open(paths[0], "wb") as f:
+    f.write(bytes(RING))
+
+def chase(path, done, stop):
+    fd = os.open(path, os.O_RDWR)
+    lock = lambda at, kind: fcntl.lockf(fd, kind, 1, at)
+    seen, at, together, told = [None] * RING, 0, 0, False
+    lock(0, fcntl.LOCK_EX)
+    os.set_blocking(stop, False)
+    while True:
+        after = (at + 1) % RING
+        lock(after, fcntl.LOCK_EX)
+        found = os.pread(fd, 1, at)[0]
+        grown = None if seen[at] is None else (found - seen[at]) % 256
+        if together and not told:
+            assert grown == 2, (at, grown, together)
+        # The first one is alone for a while.
+        assert grown in (None, 1, 2), (at, grown)
+        together += 1 if together or grown == 2 else 0
+        os.pwrite(fd, bytes([(found + 1) % 256]), at)
+        seen[at] = found
+        lock(at, fcntl.LOCK_UN)
+        at = after
+        if together >= ROUNDS and not told:
+            os.write(done, b"x")
+            told = True
+        try:
+            # The other one must not be left alone before it is done, too.
+            if told and os.read(stop, 1) == b"":
+                os._exit(0)
+        except BlockingIOError:
+            pass
+
+done, tell = os.pipe()
+stop, end = os.pipe()
+children = []
+for path in paths:
+    pid = os.fork()
+    if pid == 0:
+        os.close(end)
+        try:
+            chase(path, tell, stop)
+        except BaseException as e:
+            print(repr(e), flush=True)
+        os._exit(1)
+    children.append(pid)
+os.close(tell)
+os.close(stop)
+ready = 0
+while ready < 2:
+    word = os.read(done, 2)
+    assert word, "both ended too early"
+    ready += len(word)
+os.close(end)
+assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0]
 "#,
         &[a, b],
     );
