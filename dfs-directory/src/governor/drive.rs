@@ -13,6 +13,7 @@ use dfs_proto::msg::control::{
     AdoptEpochs, EpochsAdopted, EpochsEffective, EqualiseGroups, GroupsEqualised, GroupsReleased,
     ReleaseGroups,
 };
+use dfs_proto::msg::registry::ReportSuspect;
 use dfs_proto::timing::SERVER_SILENT;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -54,7 +55,10 @@ pub(super) struct Drive {
 /// What an answer asks the governor to do.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Findings {
+    /// Did not do what this process asked of them.
     pub(super) suspects: Vec<(GroupId, Epoch, ServerRun)>,
+    /// Did not answer a primary that was to make its members equal.
+    pub(super) reports: Vec<ReportSuspect>,
     /// A run that failed repeatedly: not to be taken as joining for a while.
     pub(super) unable: Option<ServerId>,
 }
@@ -224,6 +228,7 @@ impl Drive {
                 .filter(waiting)
                 .map(|(group, epoch)| (*group, *epoch, called.run))
                 .collect(),
+            reports: Vec::new(),
             unable: Some(called.run.server),
         }
     }
@@ -264,13 +269,21 @@ impl Drive {
                         .find(|(g, _)| *g == group)
                         .map(|(_, epoch)| *epoch)
                 };
+                let mut unequal: BTreeMap<ServerRun, Vec<(GroupId, Epoch)>> = BTreeMap::new();
+                for (group, run) in &answer.suspects {
+                    if let Some(epoch) = epoch_of(*group) {
+                        unequal.entry(*run).or_default().push((*group, epoch));
+                    }
+                }
+                let report = |(suspect, groups)| ReportSuspect {
+                    from: called.run,
+                    suspect,
+                    groups,
+                    reason: "it does not answer while the members are made equal".into(),
+                };
                 Findings {
-                    suspects: answer
-                        .suspects
-                        .iter()
-                        .filter_map(|(group, run)| Some((*group, epoch_of(*group)?, *run)))
-                        .collect(),
-                    unable: None,
+                    reports: unequal.into_iter().map(report).collect(),
+                    ..Findings::default()
                 }
             }
             Err(e) => {

@@ -389,6 +389,9 @@ impl Governor {
         for (group, epoch, run) in findings.suspects {
             self.suspect(group, epoch, run);
         }
+        for report in findings.reports {
+            self.suspected(report, now);
+        }
         if let Some(server) = findings.unable {
             self.registry.withhold(server, now);
         }

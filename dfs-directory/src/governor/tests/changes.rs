@@ -152,6 +152,20 @@ fn one_that_has_lost_all_others_leaves_and_not_they() {
 }
 
 #[test]
+fn one_that_can_be_made_equal_to_nobody_leaves_and_not_they() {
+    let mut world = World::started(3, 4, 3);
+    world.run_for(Duration::from_secs(12));
+    world.alone = Some(ServerId(1));
+    // The first word decides between two. What follows from it, that members cannot be made equal,
+    // says of the same server that it has lost another one.
+    let third = world.servers[&ServerId(3)].run;
+    world.suspect(1, third);
+    world.run_until_within(Duration::from_secs(2), "the others go on", |w| {
+        w.serves_with(&[2, 3])
+    });
+}
+
+#[test]
 fn a_server_that_a_mount_cannot_reach_is_out_for_as_long() {
     let mut world = World::started(3, 4, 3);
     let lost = world.servers[&ServerId(2)].run;

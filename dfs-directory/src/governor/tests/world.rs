@@ -48,6 +48,8 @@ pub(super) struct World {
     pub(super) closed: Vec<LinkId>,
     /// What servers say of their disks.
     pub(super) failing: BTreeMap<ServerId, String>,
+    /// Reaches the directory and no other server.
+    pub(super) alone: Option<ServerId>,
 }
 
 impl World {
@@ -75,6 +77,7 @@ impl World {
             replies: BTreeMap::new(),
             closed: Vec::new(),
             failing: BTreeMap::new(),
+            alone: None,
         }
     }
 
@@ -242,6 +245,7 @@ impl World {
 
     /// A server's answer; a deaf one gives none.
     fn called(&mut self, called: &Called, request: Call) -> Option<Answer> {
+        let alone = self.alone;
         let server = self.servers.get_mut(&called.run.server);
         let Some(server) = server.filter(|s| s.link == called.link) else {
             let gone = || Error::from(ErrorCode::Disconnected);
@@ -265,10 +269,20 @@ impl World {
                     epochs: epochs.collect(),
                 }))
             }
-            Call::Equalise(equalise) => Answer::Equalised(Ok(GroupsEqualised {
-                groups: equalise.groups,
-                suspects: Vec::new(),
-            })),
+            Call::Equalise(equalise) => {
+                let (own, mut suspects) = (server.run, Vec::new());
+                for (group, _) in &equalise.groups {
+                    let others = server.configs[group].in_sync().filter(|run| *run != own);
+                    suspects.extend(
+                        others
+                            .filter(|run| !reaches(alone, own, *run))
+                            .map(|run| (*group, run)),
+                    );
+                }
+                let mut groups = equalise.groups;
+                groups.retain(|(group, _)| suspects.iter().all(|(other, _)| other != group));
+                Answer::Equalised(Ok(GroupsEqualised { groups, suspects }))
+            }
             Call::Tell(tell) => {
                 server.told.extend(tell.groups);
                 Answer::Told(Ok(()))
@@ -353,13 +367,15 @@ impl World {
     /// Primaries say of joining members that they are up to date.
     fn propose(&mut self) {
         let mut proposals = Vec::new();
+        let alone = self.alone;
         for server in self.servers.values_mut().filter(|s| !s.deaf && !s.idle) {
             for config in server.configs.values() {
                 let leads = config.primary == Some(server.run.server);
                 let serves = server.told.get(&config.group) == Some(&config.epoch);
                 let said = server.proposed.get(&config.group) == Some(&config.epoch);
-                let Some(joined) = config.joining().next().filter(|_| leads && serves && !said)
-                else {
+                let reached =
+                    |run: &ServerRun| leads && serves && !said && reaches(alone, server.run, *run);
+                let Some(joined) = config.joining().find(reached) else {
                     continue;
                 };
                 server.proposed.insert(config.group, config.epoch);
@@ -386,6 +402,10 @@ impl World {
             group.is_effective() && in_sync == servers
         })
     }
+}
+
+fn reaches(alone: Option<ServerId>, from: ServerRun, to: ServerRun) -> bool {
+    alone.is_none_or(|alone| from.server != alone && to.server != alone)
 }
 
 fn space() -> Space {
