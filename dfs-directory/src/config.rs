@@ -1,6 +1,7 @@
 //! What the command line says, checked.
 
 use crate::namespace::Format;
+use crate::state::level::{FEATURE_LEVEL, FIRST_LEVEL};
 use clap::Parser;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::layout::FileLayout;
@@ -42,6 +43,10 @@ pub struct Config {
     /// how long the missing ones are waited for before the group goes on without them.
     #[arg(long, value_name = "SECONDS", default_value_t = LAST_SERVING_WAIT.as_secs())]
     pub return_wait: u64,
+    /// Take part up to this feature level only, as an older version would, so that the cluster's
+    /// level is not raised before a new version is trusted [default: all that this one knows].
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u16).range(i64::from(FIRST_LEVEL)..=i64::from(FEATURE_LEVEL)))]
+    pub feature_level: Option<u16>,
     #[command(flatten)]
     pub shape: Shape,
 }

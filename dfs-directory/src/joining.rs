@@ -1,6 +1,7 @@
 //! How a member comes into the directory, and how the others learn where it is.
 
 use crate::member_api;
+use crate::members;
 use crate::raft::RaftHandle;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{ClusterId, MemberId, NodeId};
@@ -24,12 +25,17 @@ pub struct Joined {
 /// Asks the directory to take this node in; waits for a leader as long as it takes.
 ///
 /// A refusal in words (another secret, too many members) ends it.
-pub async fn join(members: &[String], identity: &Arc<Identity>, address: &str) -> Result<Joined> {
+pub async fn join(
+    members: &[String],
+    identity: &Arc<Identity>,
+    address: &str,
+    supports: u16,
+) -> Result<Joined> {
     let mut told = false;
     loop {
         let mut last = Error::bare(ErrorCode::Disconnected);
         for member in members {
-            match ask(member, identity, address).await {
+            match ask(member, identity, address, supports).await {
                 Ok((cluster, joined)) => {
                     let member = joined.member;
                     return Ok(Joined { cluster, member });
@@ -56,6 +62,7 @@ fn is_final(e: &Error) -> bool {
             | ErrorCode::InvalidArgument
             | ErrorCode::NoSpace
             | ErrorCode::NotPermitted
+            | ErrorCode::Unsupported
     )
 }
 
@@ -63,6 +70,7 @@ async fn ask(
     member: &str,
     identity: &Arc<Identity>,
     address: &str,
+    supports: u16,
 ) -> Result<(ClusterId, DirectoryJoined)> {
     let connection = connect(member, identity.clone(), Arc::new(NoService)).await?;
     let cluster = connection.peer().cluster.ok_or_else(|| {
@@ -74,6 +82,7 @@ async fn ask(
     let request = JoinDirectory {
         node: identity.node,
         address: address.to_owned(),
+        supports,
     };
     let (joined, _) = connection
         .call(&request, Payload::default(), REQUEST_DEADLINE)
@@ -82,8 +91,9 @@ async fn ask(
     Ok((cluster, joined))
 }
 
-/// Tells the directory when this member is reached at another address than the one that it knows:
-/// a member may be started anew elsewhere. Ends when that is known, or with the runtime.
+/// Tells the directory when this member is reached at another address than the one that it knows,
+/// or runs another version: a member may be started anew elsewhere, or updated. Ends when that is
+/// known, or with the runtime.
 pub async fn announce(
     raft: RaftHandle,
     member: MemberId,
@@ -92,14 +102,18 @@ pub async fn announce(
 ) {
     loop {
         let members = raft.members();
+        let known = raft.read_local(|tables| members::supported(tables));
+        let known = known
+            .unwrap_or_default()
+            .contains(&(member, raft.supports()));
         match members.iter().find(|m| m.member == member) {
-            Some(own) if own.address == address => return,
+            Some(own) if own.address == address && known => return,
             // A new one does not have the log yet; one that was taken out does not come back.
             None => {}
             Some(_) => {
                 let others = members.iter().filter(|m| m.member != member);
                 if let Err(e) = tell(&raft, &identity, &address, others).await {
-                    log::warn!("the others don't know yet that {member} is at {address}: {e}");
+                    log::warn!("the others don't know yet where {member} is, or its version: {e}");
                 }
             }
         }
@@ -114,12 +128,12 @@ async fn tell<'a>(
     others: impl Iterator<Item = &'a dfs_proto::msg::member::DirectoryMember>,
 ) -> Result<()> {
     let node: NodeId = identity.node;
-    let mut last = match member_api::admit(raft, node, address.to_owned()).await {
+    let mut last = match member_api::admit(raft, node, address.to_owned(), raft.supports()).await {
         Ok(_) => return Ok(()),
         Err(e) => e,
     };
     for other in others {
-        match ask(&other.address, identity, address).await {
+        match ask(&other.address, identity, address, raft.supports()).await {
             Ok(_) => return Ok(()),
             Err(e) => last = e,
         }

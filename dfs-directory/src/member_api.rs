@@ -2,7 +2,7 @@
 
 use crate::members::{MembersCommand, MembersOutcome};
 use crate::raft::RaftHandle;
-use crate::state::{Change, Outcome};
+use crate::state::{Change, Outcome, level};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::MemberId;
 use dfs_proto::msg::Request;
@@ -63,9 +63,15 @@ impl Service for MemberApi {
             RemoveMember::METHOD => self.spawn(incoming, remove),
             ListMembers::METHOD => {
                 self.spawn(incoming, |raft, _: ListMembers| async move {
+                    let status = raft.status();
                     Ok(DirectoryView {
                         members: raft.members(),
-                        leader: raft.status().leader,
+                        leader: status.leader,
+                        asked: status.member,
+                        term: status.term,
+                        applied: status.applied,
+                        level: raft.level(),
+                        supports: raft.supports(),
                     })
                 });
             }
@@ -75,8 +81,12 @@ impl Service for MemberApi {
 }
 
 async fn join(raft: RaftHandle, request: JoinDirectory) -> Result<DirectoryJoined> {
-    let JoinDirectory { node, address } = request;
-    let member = admit(&raft, node, address.clone()).await?;
+    let JoinDirectory {
+        node,
+        address,
+        supports,
+    } = request;
+    let member = admit(&raft, node, address.clone(), supports).await?;
     log::info!("directory {member} at {address} is to be a member");
     Ok(DirectoryJoined {
         member,
@@ -84,13 +94,24 @@ async fn join(raft: RaftHandle, request: JoinDirectory) -> Result<DirectoryJoine
     })
 }
 
-/// Logs that a node is to be a member at this address; returns its number.
+/// Logs that a node is to be a member at this address, with a program that knows the feature
+/// levels up to `supports`; returns its number.
 pub async fn admit(
     raft: &RaftHandle,
     node: dfs_proto::ids::NodeId,
     address: String,
+    supports: u16,
 ) -> Result<MemberId> {
-    commit(raft, MembersCommand::Admit { node, address }).await
+    if let Some(why) = level::refusal(raft.level(), supports) {
+        return Err(Error::new(ErrorCode::Unsupported, why));
+    }
+    let command = MembersCommand::Admit {
+        node,
+        address,
+        supports,
+    };
+    let member = commit(raft, command).await?;
+    member.ok_or_else(|| Error::new(ErrorCode::Internal, "admitted without a number"))
 }
 
 async fn remove(raft: RaftHandle, request: RemoveMember) -> Result<()> {
@@ -100,10 +121,11 @@ async fn remove(raft: RaftHandle, request: RemoveMember) -> Result<()> {
     Ok(())
 }
 
-async fn commit(raft: &RaftHandle, command: MembersCommand) -> Result<MemberId> {
+async fn commit(raft: &RaftHandle, command: MembersCommand) -> Result<Option<MemberId>> {
     let refused = match &command {
         MembersCommand::Admit { address, .. } => format!("{address} can't become a member"),
         MembersCommand::Remove { member } => format!("{member} can't be taken out"),
+        MembersCommand::Raise { level } => format!("feature level {level} is not known to all"),
     };
     match raft.commit(Change::Members(command)).await? {
         Outcome::Members(MembersOutcome(Ok(member))) => Ok(member),

@@ -8,6 +8,7 @@ use crate::mount_api::MountApi;
 use crate::namespace::{self, NamespaceCommand};
 use crate::raft::{self, RaftHandle, RaftOptions};
 use crate::server_api::ServerApi;
+use crate::state::level::FEATURE_LEVEL;
 use crate::state::{Change, Outcome};
 use crate::storage::identity::Stage;
 use crate::storage::{DataDir, Identity as DataIdentity, durable};
@@ -67,12 +68,13 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
         )));
     }
     let mut stop = std::pin::pin!(stop);
+    let supports = config.feature_level.unwrap_or(FEATURE_LEVEL);
     let data = match place {
         Place::Held(data) => data,
         Place::Joins(node) => {
             let asking = Arc::new(identity.clone());
             let joined = tokio::select! {
-                joined = joining::join(&config.join, &asking, &address) => joined.map_err(failed)?,
+                joined = joining::join(&config.join, &asking, &address, supports) => joined.map_err(failed)?,
                 () = &mut stop => return Ok(()),
             };
             identity.cluster = Some(joined.cluster);
@@ -90,6 +92,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     let identity = Arc::new(identity);
     let mut options = RaftOptions::new(data, address.clone());
     options.identity = Some(identity.clone());
+    options.supports = supports;
     let raft = raft::start(options).await.map_err(failed)?;
     let founded = match own.stage {
         Stage::Founding => found(&raft, &config, own, &address).await,
@@ -240,7 +243,7 @@ async fn found(
             }
         }
     }
-    let member = member_api::admit(raft, own.node, address.to_owned())
+    let member = member_api::admit(raft, own.node, address.to_owned(), raft.supports())
         .await
         .map_err(failed)?;
     if member != own.member {

@@ -17,7 +17,14 @@ pub struct Whereabouts {
     /// All of them, each once.
     addresses: Vec<String>,
     next: usize,
+    /// Who was silent last, and how many more turns it is passed over.
+    silent: Option<(String, u32)>,
 }
+
+/// To ask a silent member costs a whole deadline, and the others go on naming it as the leader
+/// until they have elected another one: it is passed over for so many turns, about as many as a
+/// client takes while they elect.
+const PASSED_OVER: u32 = 20;
 
 impl Whereabouts {
     /// `None` without an address.
@@ -27,6 +34,7 @@ impl Whereabouts {
             given,
             members: Vec::new(),
             next: 0,
+            silent: None,
         })
     }
 
@@ -50,14 +58,34 @@ impl Whereabouts {
 
     /// Goes on to another one after a failure: to the leader if the answer names it.
     pub fn turn(&mut self, error: &Error) {
+        if error.code == ErrorCode::DeadlineExceeded {
+            self.silent = Some((self.present().to_owned(), PASSED_OVER));
+        }
+        let passed_over = self.pass_over();
         let named = self.members.iter().find(|member| {
             error.code == ErrorCode::NotLeader && member.member == MemberId(error.detail)
         });
         let leader = named.and_then(|m| self.addresses.iter().position(|a| *a == m.address));
-        self.next = match leader {
+        let count = self.addresses.len();
+        let after = |at: usize| (at + 1) % count;
+        self.next = match leader.filter(|leader| Some(*leader) != passed_over) {
             Some(leader) if leader != self.next => leader,
-            _ => (self.next + 1) % self.addresses.len(),
+            _ if Some(after(self.next)) == passed_over => after(after(self.next)),
+            _ => after(self.next),
         };
+    }
+
+    /// Who is not to be tried in this turn.
+    fn pass_over(&mut self) -> Option<usize> {
+        let (address, turns) = self.silent.as_mut()?;
+        let known = self.addresses.iter().position(|a| a == address);
+        if known.is_none() || *turns == 0 {
+            self.silent = None;
+            return None;
+        }
+        *turns -= 1;
+        // There must be somebody else.
+        known.filter(|_| self.addresses.len() > 1)
     }
 
     /// Takes over whom the directory names as its members.
@@ -117,6 +145,28 @@ mod tests {
         assert_eq!(known.present(), "a:1");
         known.turn(&Error::bare(ErrorCode::NotLeader).with_detail(0));
         assert_eq!(known.present(), "b:1");
+    }
+
+    #[test]
+    fn a_silent_member_is_passed_over_for_a_while_also_if_the_others_name_it() {
+        let mut known = known();
+        known.turn(&Error::bare(ErrorCode::DeadlineExceeded));
+        let mut tried = Vec::new();
+        for _ in 1..PASSED_OVER {
+            tried.push(known.present().to_owned());
+            known.turn(&Error::bare(ErrorCode::NotLeader).with_detail(7));
+        }
+        assert!(tried.iter().all(|address| address != "a:1"), "{tried:?}");
+        assert!(tried.iter().any(|a| a == "b:1") && tried.iter().any(|a| a == "c:1"));
+        known.turn(&Error::bare(ErrorCode::NotLeader).with_detail(7));
+        assert_eq!(known.present(), "a:1");
+    }
+
+    #[test]
+    fn the_only_member_is_tried_although_it_was_silent() {
+        let mut only = Whereabouts::new(vec!["a:1".to_owned()]).expect("one is given");
+        only.turn(&Error::bare(ErrorCode::DeadlineExceeded));
+        assert_eq!(only.present(), "a:1");
     }
 
     #[test]

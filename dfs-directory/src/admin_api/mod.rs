@@ -13,8 +13,8 @@ use crate::tasks::{Placement, ServerEvents};
 use dfs_proto::error::Result;
 use dfs_proto::msg::Request;
 use dfs_proto::msg::admin::{
-    ChangeSettings, GetRepair, GetSettings, GetStatus, GoOn, ListGroups, ListLocks, ListServers,
-    ListSessions, SetServerLife, VerifyGroup,
+    ChangeSettings, EvictSession, GetRepair, GetSettings, GetStatus, GoOn, ListGroups, ListLocks,
+    ListServers, ListSessions, SetServerLife, VerifyGroup,
 };
 use dfs_proto::msg::scrub::{CheckGroup, CheckNames, FindFile, ListScrubs, NameInodes, ScrubGroup};
 use dfs_proto::payload::Payload;
@@ -85,6 +85,7 @@ impl Service for AdminApi {
             ListGroups::METHOD => self.spawn(incoming, |api, _: ListGroups| api.groups()),
             ListSessions::METHOD => self.spawn(incoming, |api, _: ListSessions| api.sessions()),
             ListLocks::METHOD => self.spawn(incoming, Self::locks),
+            EvictSession::METHOD => self.spawn(incoming, Self::evict),
             GetRepair::METHOD => self.spawn(incoming, |api, _: GetRepair| api.repair()),
             GetSettings::METHOD => self.spawn(incoming, |api, _: GetSettings| api.settings()),
             ChangeSettings::METHOD => self.spawn(incoming, Self::change_settings),

@@ -1,6 +1,7 @@
 //! Answers about what is there.
 
 use super::AdminApi;
+use crate::members;
 use crate::namespace;
 use crate::placement::{GroupRecord, Placed};
 use crate::raft::RaftHandle;
@@ -10,10 +11,12 @@ use dfs_proto::cluster::ServerLife;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::MemberId;
 use dfs_proto::msg::admin::{
-    GroupStatus, ListLocks, LockStatus, MemberStatus, ServerStatus, SessionStatus, Status,
+    EvictSession, GroupStatus, ListLocks, LockStatus, MemberStatus, ServerStatus, SessionStatus,
+    Status,
 };
 use dfs_proto::msg::member::DirectoryMember;
 use dfs_proto::msg::registry::Space;
+use std::collections::BTreeMap;
 
 /// How a group is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +73,7 @@ impl AdminApi {
         let (healthy, degraded) = (count(Health::Healthy), count(Health::Degraded));
         Ok(Status {
             cluster: format.cluster,
-            members: members(&self.raft),
+            members: member_list(&self.raft),
             servers: placed.servers.len() as u32,
             servers_alive: placed.servers.values().filter(|s| s.alive).count() as u32,
             servers_draining: lives(ServerLife::Draining),
@@ -82,6 +85,7 @@ impl AdminApi {
             sessions: sessions as u32,
             inodes,
             intents,
+            level: self.raft.level(),
         })
     }
 
@@ -132,17 +136,23 @@ impl AdminApi {
         self.mounts.list_sessions()
     }
 
+    pub(super) async fn evict(self, request: EvictSession) -> Result<()> {
+        self.mounts.evict(request.session).await
+    }
+
     pub(super) async fn locks(self, request: ListLocks) -> Result<Vec<LockStatus>> {
         self.mounts.list_locks(&request)
     }
 }
 
 /// All members of the directory, as its leader knows them.
-fn members(raft: &RaftHandle) -> Vec<MemberStatus> {
+fn member_list(raft: &RaftHandle) -> Vec<MemberStatus> {
     let status = raft.status();
     let peers = raft.peers();
     let of = |member: MemberId| peers.iter().find(|peer| peer.member == member);
     let end = of(status.member).and_then(|own| own.held).unwrap_or(0);
+    let supported = raft.read_local(|tables| members::supported(tables));
+    let supported: BTreeMap<MemberId, u16> = supported.unwrap_or_default().into_iter().collect();
     let members = raft.members().into_iter();
     members
         .map(|DirectoryMember { member, address }| MemberStatus {
@@ -153,6 +163,7 @@ fn members(raft: &RaftHandle) -> Vec<MemberStatus> {
             term: status.term,
             held: of(member).and_then(|peer| peer.held),
             end,
+            supports: supported.get(&member).copied().unwrap_or(0),
         })
         .collect()
 }

@@ -1,4 +1,5 @@
-//! Who the members of the directory are to be: node, number and address of each, in the log.
+//! Who the members of the directory are to be: node, number and address of each, in the log; and
+//! the feature level that all of them know (`state::level`).
 //!
 //! This is what is wanted. Raft has its own membership, which follows it step by step
 //! (`raft::membership`): a member that is wanted gets the log first, and votes when it has it; one
@@ -11,6 +12,7 @@
 #[cfg(test)]
 mod tests;
 
+use crate::state::level;
 use crate::state::tables::{self, Read, Table, TableError, Write};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{MemberId, NodeId};
@@ -28,22 +30,31 @@ const NEXT_KEY: &[u8] = b"member";
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum MembersCommand {
-    /// Takes a node in, or notes its new address. Repeated: the same answer. A node at the address
-    /// of another one replaces it. `NoSpace` beyond `MEMBERS_MAX`, `InvalidArgument` for a bad
-    /// address.
-    Admit { node: NodeId, address: String },
+    /// Takes a node in, or notes its new address or program. Repeated: the same answer. A node at
+    /// the address of another one replaces it. `NoSpace` beyond `MEMBERS_MAX`, `InvalidArgument`
+    /// for a bad address, `Unsupported` if its program does not know the cluster's level.
+    Admit {
+        node: NodeId,
+        address: String,
+        /// The highest feature level that its program knows.
+        supports: u16,
+    },
     /// Takes a member out. `NotFound` if there is none such, `Busy` if it is the last one.
     Remove { member: MemberId },
+    /// Raises the cluster's feature level to the lowest that its members know. `InvalidArgument`
+    /// if that is another one, or not above the present one.
+    Raise { level: u16 },
 }
 
 /// What a command did, or why it was refused. A refused command changed nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct MembersOutcome(pub Result<MemberId, ErrorCode>);
+pub struct MembersOutcome(pub Result<Option<MemberId>, ErrorCode>);
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Record {
     node: NodeId,
     address: String,
+    supports: u16,
 }
 
 /// Applies one command.
@@ -52,8 +63,13 @@ pub fn apply(
     command: &MembersCommand,
 ) -> Result<MembersOutcome, TableError> {
     Ok(MembersOutcome(match command {
-        MembersCommand::Admit { node, address } => admit(tables, *node, address)?,
-        MembersCommand::Remove { member } => remove(tables, *member)?,
+        MembersCommand::Admit {
+            node,
+            address,
+            supports,
+        } => admit(tables, *node, address, *supports)?.map(Some),
+        MembersCommand::Remove { member } => remove(tables, *member)?.map(Some),
+        MembersCommand::Raise { level } => raise(tables, *level)?.map(|()| None),
     }))
 }
 
@@ -73,6 +89,7 @@ fn admit(
     tables: &mut dyn Write,
     node: NodeId,
     address: &str,
+    supports: u16,
 ) -> Result<Result<MemberId, ErrorCode>, TableError> {
     let plain = |c: char| c.is_ascii_graphic();
     let ends_in_port = address
@@ -81,10 +98,14 @@ fn admit(
     if address.len() > ADDRESS_BYTES_MAX || !address.chars().all(plain) || !ends_in_port {
         return Ok(Err(ErrorCode::InvalidArgument));
     }
+    if supports < level::of_cluster(tables)? {
+        return Ok(Err(ErrorCode::Unsupported));
+    }
     let all = records(tables)?;
     let record = Record {
         node,
         address: address.to_owned(),
+        supports,
     };
     let known = all.iter().find(|(_, r)| r.node == node).map(|(id, _)| *id);
     let replaced: Vec<MemberId> = all
@@ -121,10 +142,39 @@ fn remove(
     Ok(Ok(member))
 }
 
+fn raise(tables: &mut dyn Write, level: u16) -> Result<Result<(), ErrorCode>, TableError> {
+    if raisable(tables)? != Some(level) {
+        return Ok(Err(ErrorCode::InvalidArgument));
+    }
+    level::raise(tables, level)?;
+    Ok(Ok(()))
+}
+
+/// The level that all members know, if it is above the cluster's.
+pub fn raisable(tables: &(impl Read + ?Sized)) -> Result<Option<u16>, TableError> {
+    let lowest = records(tables)?.iter().map(|(_, r)| r.supports).min();
+    let present = level::of_cluster(tables)?;
+    Ok(lowest.filter(|lowest| *lowest > present))
+}
+
+/// The feature level that each member's program knows, as it has said last.
+pub fn supported(tables: &(impl Read + ?Sized)) -> Result<Vec<(MemberId, u16)>, TableError> {
+    let all = records(tables)?.into_iter();
+    Ok(all
+        .map(|(member, record)| (member, record.supports))
+        .collect())
+}
+
 fn next_number(tables: &mut dyn Write) -> Result<MemberId, TableError> {
-    let next: u64 = tables::load(tables, Table::Meta, NEXT_KEY)?.unwrap_or(1);
-    tables::store(tables, Table::Meta, NEXT_KEY, &(next + 1))?;
-    Ok(MemberId(next))
+    let next = next(tables)?;
+    tables::store(tables, Table::Meta, NEXT_KEY, &(next.0 + 1))?;
+    Ok(next)
+}
+
+/// The number of the next new member.
+pub fn next(tables: &(impl Read + ?Sized)) -> Result<MemberId, TableError> {
+    let next = tables::load(tables, Table::Meta, NEXT_KEY)?;
+    Ok(MemberId(next.unwrap_or(1)))
 }
 
 fn key(member: MemberId) -> [u8; 8] {

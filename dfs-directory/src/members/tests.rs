@@ -4,17 +4,40 @@ use super::*;
 use crate::state::memory::MemoryTables;
 
 fn admit(tables: &mut MemoryTables, node: u128, address: &str) -> Result<u64, ErrorCode> {
+    admit_knowing(tables, node, address, level::FIRST_LEVEL)
+}
+
+fn admit_knowing(
+    tables: &mut MemoryTables,
+    node: u128,
+    address: &str,
+    supports: u16,
+) -> Result<u64, ErrorCode> {
     let command = MembersCommand::Admit {
         node: NodeId(node),
         address: address.to_owned(),
+        supports,
     };
-    apply(tables, &command).expect("tables").0.map(|m| m.0)
+    let member = apply(tables, &command).expect("tables").0?;
+    Ok(member.expect("a member").0)
+}
+
+fn raise_to(tables: &mut MemoryTables, level: u16) -> Result<(), ErrorCode> {
+    let before = tables.clone();
+    let outcome = apply(tables, &MembersCommand::Raise { level })
+        .expect("tables")
+        .0;
+    if outcome.is_err() {
+        assert_eq!(*tables, before, "refused, but changed something");
+    }
+    outcome.map(|member| assert_eq!(member, None))
 }
 
 fn remove(tables: &mut MemoryTables, member: u64) -> Result<u64, ErrorCode> {
     let member = MemberId(member);
     let command = MembersCommand::Remove { member };
-    apply(tables, &command).expect("tables").0.map(|m| m.0)
+    let member = apply(tables, &command).expect("tables").0?;
+    Ok(member.expect("a member").0)
 }
 
 fn all(tables: &MemoryTables) -> Vec<(u64, String)> {
@@ -76,4 +99,35 @@ fn addresses_that_cannot_be_are_refused() {
         );
     }
     assert_eq!(admit(&mut tables, 1, "[::1]:7000"), Ok(1));
+}
+
+#[test]
+fn the_level_rises_when_all_members_know_it_and_never_falls() {
+    let mut tables = MemoryTables::default();
+    let levels = |tables: &MemoryTables| {
+        let raisable = raisable(tables).expect("tables");
+        (level::of_cluster(tables).expect("tables"), raisable)
+    };
+    assert_eq!(raise_to(&mut tables, 2), Err(ErrorCode::InvalidArgument));
+    admit_knowing(&mut tables, 10, "a:1", 3).expect("admitted");
+    admit_knowing(&mut tables, 20, "b:1", 1).expect("admitted");
+    assert_eq!(levels(&tables), (1, None));
+    assert_eq!(raise_to(&mut tables, 2), Err(ErrorCode::InvalidArgument));
+    // It is started anew with a newer program.
+    admit_knowing(&mut tables, 20, "b:1", 2).expect("admitted");
+    assert_eq!(levels(&tables), (1, Some(2)));
+    assert_eq!(raise_to(&mut tables, 3), Err(ErrorCode::InvalidArgument));
+    assert_eq!(raise_to(&mut tables, 2), Ok(()));
+    assert_eq!(levels(&tables), (2, None));
+    assert_eq!(raise_to(&mut tables, 2), Err(ErrorCode::InvalidArgument));
+    let older = admit_knowing(&mut tables, 30, "c:1", 1);
+    assert_eq!(older, Err(ErrorCode::Unsupported));
+    let older = admit_knowing(&mut tables, 20, "b:1", 1);
+    assert_eq!(older, Err(ErrorCode::Unsupported));
+    admit_knowing(&mut tables, 30, "c:1", 2).expect("admitted");
+    // Who holds the level back is taken out.
+    assert_eq!(remove(&mut tables, 2), Ok(2));
+    assert_eq!(levels(&tables), (2, None));
+    assert_eq!(remove(&mut tables, 3), Ok(3));
+    assert_eq!(levels(&tables), (2, Some(3)));
 }

@@ -1,6 +1,7 @@
 //! The leader's memory: the pure tables of `lease`, and who waits for what in them.
 
 use super::MountApi;
+use super::epitaphs::Epitaphs;
 use crate::lease::asks::Asks;
 use crate::lease::clock::SessionClock;
 use crate::lease::dir_rights::DirRights;
@@ -139,6 +140,7 @@ pub(super) struct Core {
     pub(super) pushes: u64,
     /// Inodes whose size was set since a question about it was sent: the answer may be older.
     pub(super) overtaken: BTreeSet<InodeId>,
+    pub(super) ended: Epitaphs,
 }
 
 impl Core {
@@ -163,6 +165,7 @@ impl Core {
             freeing: BTreeSet::new(),
             pushes: 0,
             overtaken: BTreeSet::new(),
+            ended: Epitaphs::default(),
         }
     }
 

@@ -9,7 +9,7 @@
 use super::{MountApi, next_change};
 use crate::namespace::NamespaceCommand;
 use crate::session::{SessionCommand, read};
-use dfs_proto::error::{ErrorCode, Result};
+use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::timing::{RETRY_DELAY_MAX, SESSION_TTL};
 use std::time::Duration;
@@ -18,10 +18,32 @@ use std::time::Duration;
 const CACHE_RIGHT_LOOK: Duration = Duration::from_millis(50);
 
 impl MountApi {
+    /// Ends a session by hand, whatever it holds; returns when all of it is free. `NotFound` if
+    /// there is none such. A mount that lives begins a new one.
+    pub async fn evict(&self, session: SessionId) -> Result<()> {
+        if !self.leading()?.sessions.contains_key(&session) {
+            return Err(Error::new(
+                ErrorCode::NotFound,
+                format!("there is no {session}; `dfsctl sessions` lists them"),
+            ));
+        }
+        self.end_session(session, "evicted by an administrator");
+        let mut changes = self.changes();
+        // Whoever takes the lead over goes on with it; `NotLeader` tells to ask there again.
+        while self.leading()?.sessions.contains_key(&session) {
+            next_change(&mut changes, RETRY_DELAY_MAX).await;
+        }
+        Ok(())
+    }
+
     /// Begins the end of a session, once; it goes on in its own task.
     pub(super) fn end_session(&self, session: SessionId, why: &str) {
-        if !self.core().clock.begin_end(session) {
-            return;
+        {
+            let mut core = self.core();
+            if !core.clock.begin_end(session) {
+                return;
+            }
+            core.ended.push(session, why);
         }
         log::warn!("{session} is ended: {why}");
         tokio::spawn(self.clone().finish_ending(session));

@@ -11,6 +11,7 @@
 //! | `dispatch` | from a frame to a handler and back |
 //! | `sessions` | open, heartbeat, goodbye, connections, map pushes |
 //! | `ending` | the end of a session without goodbye |
+//! | `epitaphs` | why sessions were ended |
 //! | `leases` | acquire, release, push, open, close |
 //! | `recalls` | recalls and questions to holders |
 //! | `holds` | operations: other sessions' leases out of the way of a change |
@@ -26,6 +27,7 @@
 mod core;
 mod dispatch;
 mod ending;
+mod epitaphs;
 mod holds;
 mod leases;
 mod locks;
@@ -143,7 +145,7 @@ impl MountApi {
         if !core.clock.is_alive(session) {
             return Err(Error::new(
                 ErrorCode::SessionEnded,
-                format!("{session} has ended"),
+                core.ended.read(session),
             ));
         }
         Ok(core)

@@ -5,6 +5,7 @@ use crate::lease::Moment;
 use crate::members;
 use crate::session::{SessionChanged, SessionCommand, SessionInfo, SessionOutcome, SessionPhase};
 use crate::state::{Change, Outcome};
+use crate::tasks::clock;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::SessionId;
 use dfs_proto::limits::UNREACHABLE_MAX;
@@ -79,6 +80,7 @@ impl MountApi {
                     host: request.host,
                     pid: request.pid,
                     mount_point: request.mount_point,
+                    began: Some(clock().seconds),
                 });
             }
             if fresh && core.grace.settle(session) {

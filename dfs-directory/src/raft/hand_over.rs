@@ -167,25 +167,39 @@ pub(super) async fn take_over(raft: &Raft, yielded: Yielded) -> Result<(), Error
             format!("this member follows {vote}"),
         ));
     }
+    follow_nobody(raft, yielded.term).await?;
+    if yielded.stand {
+        raft.trigger().elect().await.map_err(|e| failed(&e))?;
+    }
+    Ok(())
+}
+
+/// This member led in `term`, and was out of touch with a majority: it stands for election again.
+pub(super) async fn reign_anew(raft: &Raft, term: u64) -> Result<(), Error> {
+    follow_nobody(raft, term).await?;
+    raft.trigger().elect().await.map_err(|e| failed(&e))
+}
+
+fn failed(e: &dyn std::fmt::Display) -> Error {
+    Error::new(ErrorCode::Internal, e.to_string())
+}
+
+/// Ends `term` at this member, whoever leads in it.
+async fn follow_nobody(raft: &Raft, term: u64) -> Result<(), Error> {
     // The only message that brings a vote and is not held back by patience with a leader. It
     // follows on an entry that nobody has, so it appends nothing and is refused for that.
     let request: AppendEntriesRequest<TypeConfig> = AppendEntriesRequest {
-        vote: Vote::new(yielded.term + 1, NOBODY),
+        vote: Vote::new(term + 1, NOBODY),
         prev_log_id: Some(LogId::new(
-            CommittedLeaderId::new(yielded.term + 1, NOBODY),
+            CommittedLeaderId::new(term + 1, NOBODY),
             u64::MAX,
         )),
         entries: Vec::new(),
         leader_commit: None,
     };
-    let failed = |e: &dyn std::fmt::Display| Error::new(ErrorCode::Internal, e.to_string());
     match raft.append_entries(request).await {
-        Ok(AppendEntriesResponse::Conflict) => {}
-        Ok(other) => return Err(failed(&other)),
-        Err(e) => return Err(failed(&e)),
+        Ok(AppendEntriesResponse::Conflict) => Ok(()),
+        Ok(other) => Err(failed(&other)),
+        Err(e) => Err(failed(&e)),
     }
-    if yielded.stand {
-        raft.trigger().elect().await.map_err(|e| failed(&e))?;
-    }
-    Ok(())
 }

@@ -14,6 +14,7 @@ use super::state_machine::Progress;
 use super::status::{PeerStatus, RaftStatus};
 use super::types::Raft;
 use crate::members;
+use crate::state::level;
 use crate::state::tables::{Read, TableError};
 use crate::state::{Change, Outcome};
 use crate::storage::Store;
@@ -53,6 +54,7 @@ pub(super) struct Live {
     pub(super) progress: Arc<Progress>,
     pub(super) status: StatusWatch,
     pub(super) orders: mpsc::Sender<Order>,
+    pub(super) supports: u16,
     pub(super) core: Core,
 }
 
@@ -113,6 +115,21 @@ impl RaftHandle {
     pub fn members(&self) -> Vec<DirectoryMember> {
         self.read_local(|tables| members::list(tables))
             .unwrap_or_default()
+    }
+
+    /// The highest feature level that this member takes part in.
+    pub fn supports(&self) -> u16 {
+        match &self.0 {
+            Inner::Live(live) => live.supports,
+            #[cfg(any(test, feature = "testing"))]
+            Inner::InMemory(_) => level::FEATURE_LEVEL,
+        }
+    }
+
+    /// The cluster's feature level, as far as this member knows.
+    pub fn level(&self) -> u16 {
+        self.read_local(|tables| level::of_cluster(tables))
+            .unwrap_or(level::FIRST_LEVEL)
     }
 
     /// How far each member is, as the leader knows; ordered by number.

@@ -5,11 +5,14 @@
 //! votes when it has nearly all of it, so that a member that never comes up costs no majority;
 //! who is not wanted any more loses its vote, in the same step in which another one gets it.
 
+use super::batcher::Proposals;
 use super::hand_over::Proposing;
 use super::handle::StoreSlot;
 use super::status::PeerStatus;
 use super::types::{LogId, Raft};
-use crate::members;
+use crate::members::{self, MembersCommand, MembersOutcome};
+use crate::state::Outcome;
+use crate::state::tables::{Read, TableError};
 use dfs_proto::ids::MemberId;
 use dfs_proto::msg::member::DirectoryMember;
 use openraft::{BasicNode, ChangeMembers, RaftMetrics, ServerState};
@@ -27,7 +30,9 @@ type Change = ChangeMembers<u64, BasicNode>;
 type Metrics = RaftMetrics<u64, BasicNode>;
 
 /// Runs until the member stops.
-pub(super) async fn run(raft: Raft, store: StoreSlot, proposing: Proposing) {
+///
+/// It also raises the cluster's feature level as soon as all members know a higher one.
+pub(super) async fn run(raft: Raft, store: StoreSlot, proposing: Proposing, proposals: Proposals) {
     loop {
         tokio::time::sleep(LOOK).await;
         let metrics = raft.metrics().borrow().clone();
@@ -37,7 +42,10 @@ pub(super) async fn run(raft: Raft, store: StoreSlot, proposing: Proposing) {
         if metrics.state != ServerState::Leader || !has_applied_its_term(&metrics) {
             continue;
         }
-        let wanted = match wanted(&store) {
+        if let Some(level) = from_tables(&store, |tables| members::raisable(tables)).flatten() {
+            raise(&proposals, level).await;
+        }
+        let wanted = match from_tables(&store, |tables| members::list(tables)) {
             Some(wanted) if !wanted.is_empty() => wanted,
             // Not founded yet, or shut down.
             _ => continue,
@@ -60,11 +68,27 @@ fn has_applied_its_term(metrics: &Metrics) -> bool {
         .is_some_and(|last| last.leader_id.term == metrics.current_term)
 }
 
-fn wanted(store: &StoreSlot) -> Option<Vec<DirectoryMember>> {
+async fn raise(proposals: &Proposals, level: u16) {
+    let change = crate::state::Change::Members(MembersCommand::Raise { level });
+    match proposals.propose(change).await {
+        Ok(Outcome::Members(MembersOutcome(Ok(_)))) => {
+            log::info!("all members know feature level {level}: the cluster is at it from now on");
+        }
+        // It has lost the lead, or a member has come in: it is looked at again.
+        Ok(_) | Err(_) => {}
+    }
+}
+
+/// Reads the applied tables; `None` when they are closed, or can't be read, which stops the
+/// member.
+fn from_tables<T>(
+    store: &StoreSlot,
+    read: impl FnOnce(&dyn Read) -> Result<T, TableError>,
+) -> Option<T> {
     let store = store.read().unwrap_or_else(PoisonError::into_inner);
     let view = store.as_ref()?.read();
-    match view.and_then(|view| members::list(&view)) {
-        Ok(wanted) => Some(wanted),
+    match view.and_then(|view| read(&view)) {
+        Ok(value) => Some(value),
         Err(e) => {
             log::error!("{e}");
             None

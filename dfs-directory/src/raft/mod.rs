@@ -48,6 +48,7 @@ pub use handle::RaftHandle;
 pub use in_memory::Clock;
 pub use status::{PeerStatus, RaftStatus};
 
+use crate::state::level::FEATURE_LEVEL;
 use crate::state::tables::TableError;
 use crate::storage::DataDir;
 use crate::storage::identity::IdentityError;
@@ -71,6 +72,8 @@ pub struct RaftOptions {
     pub segment_bytes: u64,
     /// The log is purged when it has grown to this many bytes.
     pub log_bytes_max: u64,
+    /// The highest feature level that this member takes part in.
+    pub supports: u16,
 }
 
 impl RaftOptions {
@@ -81,6 +84,7 @@ impl RaftOptions {
             identity: None,
             segment_bytes: SEGMENT_BYTES,
             log_bytes_max: 64 << 20,
+            supports: FEATURE_LEVEL,
         }
     }
 }
@@ -93,6 +97,8 @@ pub enum StartError {
     Tables(TableError),
     Snapshot(SnapshotError),
     Thread(io::Error),
+    /// The data are of a newer version.
+    Level(String),
     /// The parts of the data dir don't belong together.
     Inconsistent(String),
     /// openraft refused.
@@ -111,6 +117,7 @@ impl fmt::Display for StartError {
                 f,
                 "the data dir is not whole: {why}; restore it as a whole from a backup"
             ),
+            Self::Level(why) => f.write_str(why),
             Self::Raft(why) => write!(f, "raft: {why}"),
         }
     }

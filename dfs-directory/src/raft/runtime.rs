@@ -9,7 +9,8 @@ use super::reader::{self, Confirmer};
 use super::state_machine::StateMachine;
 use super::status::RaftStatus;
 use super::types::{Raft, log_id};
-use super::{RaftOptions, StartError, desk, keeper, membership};
+use super::{RaftOptions, StartError, desk, hand_over, keeper, membership};
+use crate::state::level;
 use crate::storage::identity::Stage;
 use crate::storage::log::{Log, Vote};
 use crate::storage::{DataDir, Store};
@@ -28,6 +29,9 @@ use tokio::task::JoinSet;
 const HEARTBEAT_MS: u64 = 100;
 /// A follower that hears nothing stands for election after a time in this range.
 const ELECTION_MS: (u64, u64) = (300, 600);
+/// A leader that a majority has not answered for so long may have a successor: the others elect
+/// one after that time at the earliest.
+const OUT_OF_TOUCH_MS: u64 = ELECTION_MS.0 + ELECTION_MS.1;
 /// Deadline of one piece of a snapshot at its receiver; the last one is installed within it.
 const SNAPSHOT_PIECE_MS: u64 = 30_000;
 const SNAPSHOT_PIECE_BYTES: u64 = 1 << 20;
@@ -102,6 +106,7 @@ struct Member {
     alone: Arc<AtomicBool>,
     id: MemberId,
     log_bytes_max: u64,
+    supports: u16,
     /// Unlocked at the very end.
     data: DataDir,
 }
@@ -120,13 +125,18 @@ impl Member {
             identity,
             segment_bytes,
             log_bytes_max,
+            supports,
         } = options;
         let id = data.identity().member;
         let (log, store) = open_files(&data, segment_bytes)?;
         let pristine = log.vote().is_none() && log.last().is_none();
         let purged = log.purged().map(log_id);
         let store = Arc::new(store);
-        let machine = StateMachine::open(Arc::clone(&store), data.path(), id.0, purged)?;
+        let machine = StateMachine::open(Arc::clone(&store), data.path(), id.0, purged, supports)?;
+        let level = level::of_cluster(&store.read()?)?;
+        if let Some(why) = level::refusal(level, supports) {
+            return Err(StartError::Level(why));
+        }
         check_together(&data, &log, &machine, pristine)?;
 
         let alone = Arc::new(AtomicBool::new(false));
@@ -172,6 +182,7 @@ impl Member {
             alone,
             id,
             log_bytes_max,
+            supports,
             data,
         })
     }
@@ -193,6 +204,7 @@ impl Member {
             self.raft.clone(),
             Arc::clone(&self.store),
             proposing.clone(),
+            proposals.clone(),
         ));
         let hand_over = HandOver {
             raft: self.raft.clone(),
@@ -210,6 +222,7 @@ impl Member {
             progress: Arc::clone(&self.machine.progress),
             status: statuses,
             orders,
+            supports: self.supports,
             core,
         };
         let serving = Serving {
@@ -331,11 +344,26 @@ fn check_together(
 }
 
 /// Keeps the status up to date with what openraft reports.
+///
+/// openraft's leader does not notice by itself that nobody follows it any more. A leader that a
+/// majority has not answered for as long as an election takes leads no more: whoever talks to it
+/// is to look for another one. Should there be none, it begins a new reign when a majority is
+/// back: what it kept in memory is gone.
 async fn follow(raft: Raft, status: watch::Sender<RaftStatus>) {
     let mut metrics = raft.metrics();
+    let mut out_of_touch = None;
     loop {
-        let next = {
+        let (next, again) = {
             let metrics = metrics.borrow_and_update();
+            let leads = metrics.state == ServerState::Leader;
+            let silence = metrics.millis_since_quorum_ack.filter(|_| leads);
+            let others = metrics.membership_config.membership().voter_ids().count() > 1;
+            let silent = others && silence.is_some_and(|ms| ms > OUT_OF_TOUCH_MS);
+            if silent {
+                out_of_touch = Some(metrics.current_term);
+            }
+            let out_of_touch = leads && out_of_touch == Some(metrics.current_term);
+            let again = (out_of_touch && !silent).then_some(metrics.current_term);
             let member = MemberId(metrics.id);
             let ended = metrics.running_state.as_ref().err();
             let failed = ended
@@ -346,10 +374,11 @@ async fn follow(raft: Raft, status: watch::Sender<RaftStatus>) {
                 last.leader_id.term == metrics.current_term && last.leader_id.node_id == metrics.id
             });
             let leading = ended.is_none()
-                && metrics.state == ServerState::Leader
+                && leads
+                && !out_of_touch
                 && metrics.current_leader == Some(metrics.id)
                 && caught_up;
-            RaftStatus {
+            let next = RaftStatus {
                 member,
                 term: metrics.current_term,
                 leader: metrics.current_leader.map(MemberId),
@@ -361,7 +390,8 @@ async fn follow(raft: Raft, status: watch::Sender<RaftStatus>) {
                     0
                 },
                 failed,
-            }
+            };
+            (next, again)
         };
         status.send_if_modified(|present| {
             let changed = *present != next;
@@ -371,6 +401,11 @@ async fn follow(raft: Raft, status: watch::Sender<RaftStatus>) {
             }
             changed
         });
+        if let Some(term) = again
+            && let Err(e) = hand_over::reign_anew(&raft, term).await
+        {
+            log::info!("a new reign was not begun: {e}");
+        }
         if metrics.changed().await.is_err() {
             return;
         }

@@ -11,6 +11,7 @@ use super::snapshot_data::SnapshotData;
 use super::types::{
     Batch, Entry, LogId, Outcomes, SnapshotMeta, StorageError, StoredMembership, TypeConfig,
 };
+use crate::state::level;
 use crate::state::tables::TableError;
 use crate::state::{self, Command, Outcome};
 use crate::storage::snapshot::{self, SnapshotError};
@@ -49,6 +50,8 @@ pub(super) struct Progress {
 /// The tables and who may change them.
 #[derive(Clone, Debug)]
 pub(super) struct StateMachine {
+    /// The highest feature level that this member takes part in.
+    supports: u16,
     store: Arc<Store>,
     dir: Arc<PathBuf>,
     member: u64,
@@ -115,8 +118,10 @@ impl StateMachine {
         dir: &Path,
         member: u64,
         purged: Option<LogId>,
+        supports: u16,
     ) -> Result<Self, SnapshotError> {
         let this = Self {
+            supports,
             store,
             dir: Arc::new(dir.to_owned()),
             member,
@@ -210,6 +215,9 @@ impl StateMachine {
         writer.clear()?;
         let mut tables = writer.tables()?;
         while reader.next_block::<SnapshotError>(|key, value| Ok(tables.put_raw(key, value)?))? {}
+        if let Some(why) = level::refusal(level::of_cluster(&tables)?, self.supports) {
+            return Err(TableError(why).into());
+        }
         drop(tables);
         note_applied(
             &mut writer,
@@ -304,6 +312,11 @@ impl StateMachine {
                             let outcome =
                                 apply_one(&mut tables, &proposal.command).map_err(|e| (last, e))?;
                             outcomes.push(outcome);
+                        }
+                        // Nothing of it is kept: the transaction ends here.
+                        let level = level::of_cluster(&tables).map_err(|e| (last, e))?;
+                        if let Some(why) = level::refusal(level, self.supports) {
+                            return Err((last, TableError(why)));
                         }
                     }
                     EntryPayload::Membership(named) => {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! 0  u8   0: blank, 1: batch of commands, 2: membership; others are of a newer program
-//! batch:      u32 number of commands, each: u32 length, then its encoding
+//! batch:      u32 number of commands, each: u32 length, u8 version of the encoding, its encoding
 //! membership: its encoding
 //! ```
 
@@ -43,8 +43,24 @@ pub(super) struct Proposal {
 
 impl Proposal {
     pub(super) fn new(command: Command) -> Result<Self, CodecError> {
-        let encoded = codec::encode(&command)?;
+        let body = codec::encode(&command)?;
+        let mut encoded = Vec::with_capacity(1 + body.len());
+        encoded.push(COMMAND_VERSION);
+        encoded.extend_from_slice(&body);
         Ok(Self { command, encoded })
+    }
+
+    fn decode(encoded: &[u8]) -> Result<Self, BadPayload> {
+        match encoded.split_first() {
+            Some((&COMMAND_VERSION, body)) => Ok(Self {
+                command: codec::decode(body)?,
+                encoded: encoded.to_vec(),
+            }),
+            Some((version, _)) => Err(BadPayload(format!(
+                "a command of version {version}, this program knows version {COMMAND_VERSION}"
+            ))),
+            None => Err(BadPayload("a command without a version".to_owned())),
+        }
     }
 
     /// Bytes in the log.
@@ -85,6 +101,9 @@ impl<'de> Deserialize<'de> for Batch {
 /// The outcomes of a batch, in its order; none for an entry without commands.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Outcomes(pub(super) Vec<Outcome>);
+
+/// How commands are encoded. A new one is written from a new feature level on (`state::level`).
+const COMMAND_VERSION: u8 = 1;
 
 const BLANK: u8 = 0;
 const BATCH: u8 = 1;
@@ -153,9 +172,7 @@ pub(super) fn decode_payload(bytes: &[u8]) -> Result<EntryPayload<TypeConfig>, B
             let mut proposals = Vec::new();
             for _ in 0..count {
                 let length = number(take(4)?)?;
-                let encoded = take(length)?.to_vec();
-                let command = codec::decode(&encoded)?;
-                proposals.push(Proposal { command, encoded });
+                proposals.push(Proposal::decode(take(length)?)?);
             }
             if !rest.is_empty() {
                 return Err(BadPayload("bytes left over behind the commands".to_owned()));

@@ -5,13 +5,16 @@ use super::{
     HOST_BYTES_MAX, MOUNT_POINT_BYTES_MAX, SESSIONS_MAX, SessionChanged, SessionPhase, interest,
     keys, ledger, read,
 };
+use crate::state::level;
 use crate::state::record::{load_record, store_record};
 use crate::state::tables::{Table, TableError, Write};
+use dfs_proto::attr::Timestamp;
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{Incarnation, SessionId};
 
 pub(super) fn open(
     tables: &mut dyn Write,
+    now: Timestamp,
     incarnation: Incarnation,
     host: &str,
     pid: u32,
@@ -45,8 +48,9 @@ pub(super) fn open(
         host: host.to_owned(),
         pid,
         mount_point: mount_point.to_owned(),
+        began: (level::of_cluster(tables)? >= level::SESSION_TIMES).then_some(now.seconds),
     };
-    store_record(tables, Table::Sessions, &keys::session(session), &record)?;
+    record.store(tables, &keys::session(session))?;
     Ok(Ok(SessionChanged::Opened {
         session,
         fresh: true,
@@ -58,12 +62,12 @@ pub(super) fn begin_end(
     session: SessionId,
 ) -> Result<Result<(), ErrorCode>, TableError> {
     let key = keys::session(session);
-    let Some(mut record) = load_record::<SessionRecord>(tables, Table::Sessions, &key)? else {
+    let Some(mut record) = SessionRecord::load(tables, &key)? else {
         return Ok(Err(ErrorCode::SessionEnded));
     };
     if record.phase == StoredPhase::Alive {
         record.phase = StoredPhase::Ending;
-        store_record(tables, Table::Sessions, &key, &record)?;
+        record.store(tables, &key)?;
     }
     Ok(Ok(()))
 }
@@ -73,7 +77,7 @@ pub(super) fn finish_end(
     session: SessionId,
 ) -> Result<Result<(), ErrorCode>, TableError> {
     let key = keys::session(session);
-    let Some(mut record) = load_record::<SessionRecord>(tables, Table::Sessions, &key)? else {
+    let Some(mut record) = SessionRecord::load(tables, &key)? else {
         return Ok(Err(ErrorCode::SessionEnded));
     };
     match record.phase {
@@ -83,7 +87,7 @@ pub(super) fn finish_end(
             interest::forget_session(tables, session)?;
             ledger::forget_session(tables, session)?;
             record.phase = StoredPhase::Ended;
-            store_record(tables, Table::Sessions, &key, &record)?;
+            record.store(tables, &key)?;
             Ok(Ok(()))
         }
     }

@@ -17,6 +17,7 @@
 //! gone, the fence entry stays -> `ForgetFence` -> nothing is left of it.
 
 pub mod fsck;
+mod import;
 mod interest;
 mod keys;
 pub mod ledger;
@@ -26,6 +27,8 @@ mod records;
 
 #[cfg(test)]
 mod tests;
+
+pub use import::imported;
 
 use crate::state::tables::{TableError, Write};
 use dfs_proto::attr::Timestamp;
@@ -110,12 +113,14 @@ pub struct SessionInfo {
     pub host: String,
     pub pid: u32,
     pub mount_point: String,
+    /// When it began, in seconds since 1970; `None` for one from before that was stored.
+    pub began: Option<i64>,
 }
 
 /// Applies one command.
 pub fn apply(
     tables: &mut dyn Write,
-    _now: Timestamp,
+    now: Timestamp,
     command: &SessionCommand,
 ) -> Result<SessionOutcome, TableError> {
     use SessionCommand as C;
@@ -126,7 +131,7 @@ pub fn apply(
             host,
             pid,
             mount_point,
-        } => lifecycle::open(tables, *incarnation, host, *pid, mount_point)?,
+        } => lifecycle::open(tables, now, *incarnation, host, *pid, mount_point)?,
         C::BeginEnd { session } => done(lifecycle::begin_end(tables, *session)?),
         C::FinishEnd { session } => done(lifecycle::finish_end(tables, *session)?),
         C::ForgetFence { session } => done(lifecycle::forget_fence(tables, *session)?),

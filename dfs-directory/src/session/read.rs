@@ -3,7 +3,6 @@
 use super::keys;
 use super::records::{SessionRecord, StoredPhase};
 use super::{SessionInfo, SessionPhase};
-use crate::state::record::{decode_record, load_record};
 use crate::state::tables::{Read, Table, TableError, scan_prefix};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{Incarnation, InodeId, SessionId};
@@ -21,12 +20,13 @@ fn info(session: SessionId, record: SessionRecord) -> SessionInfo {
         host: record.host,
         pid: record.pid,
         mount_point: record.mount_point,
+        began: record.began,
     }
 }
 
 /// One session; `None` if it never was, or its fence entry has gone too.
 pub fn session(tables: &dyn Read, session: SessionId) -> Result<Option<SessionInfo>, TableError> {
-    let record = load_record(tables, Table::Sessions, &keys::session(session))?;
+    let record = SessionRecord::load(tables, &keys::session(session))?;
     Ok(record.map(|record| info(session, record)))
 }
 
@@ -36,8 +36,7 @@ pub fn check_alive(
     session: SessionId,
 ) -> Result<Result<(), ErrorCode>, TableError> {
     let key = keys::session(session);
-    let record: Option<SessionRecord> = load_record(tables, Table::Sessions, &key)?;
-    Ok(match record {
+    Ok(match SessionRecord::load(tables, &key)? {
         Some(record) if record.phase == StoredPhase::Alive => Ok(()),
         _ => Err(ErrorCode::SessionEnded),
     })
@@ -50,7 +49,7 @@ pub fn sessions(tables: &dyn Read) -> Result<Vec<SessionInfo>, TableError> {
     let mut failed = None;
     tables.scan(Table::Sessions, &[], &mut |key, value| match (
         keys::read_session(key),
-        decode_record(value),
+        SessionRecord::decode(value),
     ) {
         (Some(session), Ok(record)) => {
             found.push(info(session, record));

@@ -10,6 +10,7 @@
 //! | `placement` | servers, replica groups | servers, groups |
 //! | `members` | members of the directory | members |
 
+pub mod level;
 pub mod memory;
 pub mod record;
 pub mod tables;
@@ -21,6 +22,10 @@ use crate::session::{self, SessionCommand, SessionOutcome};
 use dfs_proto::attr::Timestamp;
 use serde::{Deserialize, Serialize};
 use tables::{TableError, Write};
+
+/// What numbers jump by when the state is imported from a backup: far more than can have been given
+/// since it was made.
+pub const IMPORT_JUMP: u64 = 1 << 32;
 
 /// One change of the replicated state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

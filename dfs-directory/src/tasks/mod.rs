@@ -21,4 +21,4 @@ mod tests;
 pub use events::ServerEvents;
 pub use handle::Placement;
 pub use reign::Tasks;
-pub(crate) use view::{View, now};
+pub(crate) use view::{View, clock, now};

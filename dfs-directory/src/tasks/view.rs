@@ -53,7 +53,7 @@ pub(crate) fn now() -> Duration {
 }
 
 /// The time of day, as the log's commands carry it.
-pub(super) fn clock() -> Timestamp {
+pub(crate) fn clock() -> Timestamp {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     Timestamp {
         seconds: time.tv_sec,

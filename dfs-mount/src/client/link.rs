@@ -22,8 +22,9 @@ use tokio::sync::watch;
 /// connection is made anew.
 const HEARTBEAT_DEADLINE: Duration = SESSION_HEARTBEAT.saturating_mul(2);
 
-/// A member that does not greet within this is paused or cut off: another one is tried.
-const DIAL_DEADLINE: Duration = SESSION_HEARTBEAT.saturating_mul(2);
+/// A member that does not greet within this is paused or cut off: another one is tried. Less than
+/// the deadline of the connection attempt in it, so that silence is told from a refusal.
+const DIAL_DEADLINE: Duration = Duration::from_millis(900);
 
 /// Between two questions while members answer but none of them leads.
 const ELECTION_PAUSE: Duration = Duration::from_millis(40);
@@ -86,6 +87,8 @@ pub(super) async fn run(core: Arc<Core>) {
                     _ = stopping.wait_for(|stop| *stop) => break,
                 };
                 patience = Patience::new("the connection to the directory");
+                // Whoever is to be asked again is named by the others; a dead one is named by nobody.
+                dialer.directory.turn(&cause);
                 log::info!("the link to the directory is being renewed: {cause}");
             }
             Err(error) => {

@@ -29,6 +29,8 @@ pub struct Status {
     pub sessions: u32,
     pub inodes: u64,
     pub intents: u64,
+    /// The cluster's feature level.
+    pub level: u16,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -44,6 +46,8 @@ pub struct MemberStatus {
     pub held: Option<u64>,
     /// Index of the last entry that the leader has.
     pub end: u64,
+    /// The highest feature level that its program knows, as it has said last.
+    pub supports: u16,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -82,6 +86,8 @@ pub struct SessionStatus {
     pub host: String,
     pub pid: u32,
     pub mount_point: String,
+    /// Milliseconds since it began; `None` for one from before that was noted.
+    pub age_ms: Option<u64>,
     pub silent_ms: u64,
     pub connected: bool,
     pub leases_shared: u64,
@@ -89,6 +95,28 @@ pub struct SessionStatus {
     pub locks: u64,
     pub waits: u64,
     pub opens: u64,
+    /// Locks that it waits for, the first `WAITS_SHOWN_MAX`.
+    pub waiting_for: Vec<LockWait>,
+}
+
+/// Waits of a session that are named one by one.
+pub const WAITS_SHOWN_MAX: usize = 16;
+
+/// A lock that is waited for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LockWait {
+    pub inode: InodeId,
+    /// Of the waiting process.
+    pub pid: u32,
+    /// The session, host and process that hold what is in the way; `None` if only the order of
+    /// the queue is.
+    pub holder: Option<(SessionId, String, u32)>,
+}
+
+/// Ends a session now, whatever it holds: it is fenced first. Answered when what it held is free.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EvictSession {
+    pub session: SessionId,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -195,5 +223,6 @@ requests! {
     0x0821 GetSettings => ClusterSettings;
     0x0822 ChangeSettings => ();
     0x0823 GetRepair => RepairStatus;
+    0x0824 EvictSession => ();
     0x0807 GoOn => u32;
 }

@@ -40,6 +40,8 @@ pub struct DirectoryMember {
 pub struct JoinDirectory {
     pub node: NodeId,
     pub address: String,
+    /// The highest feature level that the member's program knows.
+    pub supports: u16,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -64,6 +66,15 @@ pub struct DirectoryView {
     pub members: Vec<DirectoryMember>,
     /// Whom the asked member follows.
     pub leader: Option<MemberId>,
+    /// Who was asked.
+    pub asked: MemberId,
+    pub term: u64,
+    /// Index of the last change that it has applied.
+    pub applied: u64,
+    /// The cluster's feature level, as far as it has applied the log.
+    pub level: u16,
+    /// The highest feature level that its program knows.
+    pub supports: u16,
 }
 
 requests! {

@@ -4,8 +4,10 @@ use dfs_proto::error::{Error, ErrorCode, Result as Answer, Retry};
 use dfs_proto::ids::{Incarnation, NodeId};
 use dfs_proto::msg::Request;
 use dfs_proto::msg::admin::GetStatus;
+use dfs_proto::msg::member::{DirectoryView, ListMembers};
 use dfs_proto::payload::Payload;
 use dfs_proto::transport::{Connection, Identity, NoService, Role, connect, read_secret};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,11 +18,14 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What is on its way (a leader's election, a group's new epoch) is waited for this long.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// A member that says nothing of itself within this is shown as silent.
+const VIEW_DEADLINE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub(crate) struct Client {
     connection: Connection,
+    identity: Arc<Identity>,
 }
 
 impl Client {
@@ -61,7 +66,12 @@ impl Client {
             let (mut last, mut electing) = (Error::bare(ErrorCode::Disconnected), false);
             while let Some(asked) = asking.join_next().await {
                 match asked.map_err(|e| e.to_string())? {
-                    Ok(connection) => return Ok(Self { connection }),
+                    Ok(connection) => {
+                        return Ok(Self {
+                            connection,
+                            identity,
+                        });
+                    }
                     Err(e) => {
                         electing |= e.code == ErrorCode::NotLeader;
                         last = e;
@@ -74,6 +84,29 @@ impl Client {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// What each member at these addresses says of itself; in words why it says nothing.
+    pub(crate) async fn views(
+        &self,
+        addresses: impl Iterator<Item = String>,
+    ) -> BTreeMap<String, Result<DirectoryView, String>> {
+        let mut asking: JoinSet<_> = addresses
+            .map(|address| {
+                let identity = self.identity.clone();
+                async move {
+                    let view = tokio::time::timeout(VIEW_DEADLINE, view_of(&address, identity))
+                        .await
+                        .unwrap_or_else(|_| Err(Error::bare(ErrorCode::DeadlineExceeded)));
+                    (address, view.map_err(|e| e.to_string()))
+                }
+            })
+            .collect();
+        let mut views = BTreeMap::new();
+        while let Some(Ok((address, view))) = asking.join_next().await {
+            views.insert(address, view);
+        }
+        views
     }
 
     /// Asks; waits for what is on its way.
@@ -101,6 +134,12 @@ fn may_wait(e: &Error) -> bool {
         ErrorCode::Disconnected | ErrorCode::DeadlineExceeded
     );
     e.retry() != Retry::Never && !broken
+}
+
+async fn view_of(address: &str, identity: Arc<Identity>) -> Answer<DirectoryView> {
+    let connection = connect(address, identity, Arc::new(NoService)).await?;
+    let asked = connection.call(&ListMembers, Payload::default(), VIEW_DEADLINE);
+    Ok(asked.await?.0)
 }
 
 async fn leader_at(member: String, identity: Arc<Identity>) -> Answer<Connection> {

@@ -3,6 +3,7 @@
 mod client;
 mod fsck;
 mod manage;
+mod overview;
 mod repair;
 mod scrub;
 mod scrub_status;
@@ -11,8 +12,8 @@ mod verify;
 
 use clap::{Parser, Subcommand};
 use client::Client;
-use dfs_proto::ids::{InodeId, MemberId};
-use dfs_proto::msg::admin::{GetStatus, GoOn, ListGroups, ListLocks, ListServers, ListSessions};
+use dfs_proto::ids::{InodeId, MemberId, SessionId};
+use dfs_proto::msg::admin::{EvictSession, GoOn, ListGroups, ListLocks, ListServers, ListSessions};
 use dfs_proto::msg::member::RemoveMember;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,8 +56,14 @@ enum Question {
     Groups,
     /// Mounts and what they hold.
     Sessions,
-    /// Locks and who waits for them.
+    /// Ends a mount's session.
+    #[command(subcommand)]
+    Session(SessionOrder),
+    /// Locks: who holds them and who waits for them.
     Locks {
+        /// Only those of this file: a path on a mount, or from the root of the file system.
+        #[arg(conflicts_with = "inode")]
+        path: Option<PathBuf>,
         /// Only those of this inode.
         #[arg(long)]
         inode: Option<u64>,
@@ -100,6 +107,14 @@ enum Question {
 }
 
 #[derive(Debug, Subcommand)]
+enum SessionOrder {
+    /// Ends a session now: its mount is fenced, then its locks, leases and open files are free.
+    /// The mount begins a new session; its handles that held a lock or unsynced data get EIO until
+    /// they are opened again.
+    Evict { session: u64 },
+}
+
+#[derive(Debug, Subcommand)]
 enum DirectoryOrder {
     /// Takes a member out for good, by its number: it votes no more and may be stopped. (A new one
     /// comes in by itself: `dfs-directory --join`.)
@@ -127,17 +142,25 @@ async fn answer(options: &Options) -> Result<ExitCode, String> {
     let client = Client::connect(options.directory.clone(), options.secret_file.as_deref()).await?;
     let json = options.json;
     let text = match &options.question {
-        Question::Status => show::status(&client.ask(&GetStatus).await?, json),
+        Question::Status => overview::status(&client, json).await?,
         Question::Servers => show::servers(&client.ask(&ListServers).await?, json),
         Question::Groups => show::groups(&client.ask(&ListGroups).await?, json),
         Question::Sessions => show::sessions(&client.ask(&ListSessions).await?, json),
-        Question::Locks { inode } => {
-            let request = ListLocks {
-                inode: inode.map(InodeId),
-            };
-            show::locks(&client.ask(&request).await?, json)
+        Question::Session(SessionOrder::Evict { session }) => {
+            let session = SessionId(*session);
+            client.ask(&EvictSession { session }).await?;
+            format!("{session} has ended: what it held is free\n")
         }
-        Question::Directory { order: None } => show::status(&client.ask(&GetStatus).await?, json),
+        Question::Locks { path, inode } => {
+            let inode = match path {
+                Some(path) => Some(scrub::find(&client, path).await?.inode),
+                None => inode.map(InodeId),
+            };
+            let locks = client.ask(&ListLocks { inode }).await?;
+            let names = scrub::names(&client, locks.iter().map(|lock| lock.inode)).await;
+            show::locks(&locks, &names, json)
+        }
+        Question::Directory { order: None } => overview::directory(&client, json).await?,
         Question::Directory {
             order: Some(DirectoryOrder::Remove { member }),
         } => {

@@ -3,7 +3,7 @@
 use crate::client::Client;
 use crate::show::{bytes, document};
 use dfs_proto::msg::admin::{GetRepair, RepairStatus};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
@@ -91,6 +91,11 @@ pub(crate) async fn run(client: &Client, watch: bool, json: bool) -> Result<Exit
 }
 
 fn as_json(status: &RepairStatus) -> String {
+    document(&json(status))
+}
+
+/// The progress as JSON.
+pub(crate) fn json(status: &RepairStatus) -> Value {
     let stuck: Vec<_> = status
         .stuck
         .iter()
@@ -106,7 +111,7 @@ fn as_json(status: &RepairStatus) -> String {
         State::UnderWay => "under way",
         State::Stuck => "stuck",
     };
-    document(&json!({
+    json!({
         "state": state,
         "groups": status.groups,
         "groups_whole": status.groups_whole,
@@ -123,7 +128,7 @@ fn as_json(status: &RepairStatus) -> String {
         "eta_seconds": eta_seconds(status),
         "awaited": awaited,
         "stuck": stuck,
-    }))
+    })
 }
 
 /// One line with a bar over the groups.
@@ -153,7 +158,7 @@ fn line(status: &RepairStatus) -> String {
     line
 }
 
-fn text(status: &RepairStatus) -> String {
+pub(crate) fn text(status: &RepairStatus) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,

@@ -4,7 +4,9 @@ use crate::client::Client;
 use crate::show::{bytes, document};
 use dfs_proto::ids::{GroupId, InodeId, ServerId};
 use dfs_proto::msg::admin::{GetStatus, ListGroups, ListServers};
-use dfs_proto::msg::scrub::{FindFile, NameInodes, ScrubFinding, ScrubGroup, ScrubbedPage};
+use dfs_proto::msg::scrub::{
+    FindFile, FoundFile, NameInodes, ScrubFinding, ScrubGroup, ScrubbedPage,
+};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -108,8 +110,7 @@ pub(crate) async fn run(client: &Client, options: &Options) -> Result<Report, St
 
 async fn work(client: &Client, options: &Options) -> Result<Work, String> {
     if let Some(path) = &options.file {
-        let path = from_root(path);
-        let found = client.ask(&FindFile { path }).await?;
+        let found = find(client, path).await?;
         return Ok(Work {
             groups: found.groups,
             inode: Some(found.inode),
@@ -150,6 +151,12 @@ async fn work(client: &Client, options: &Options) -> Result<Work, String> {
         inode: None,
         chunks: all * groups.len() as u64 / replicas.max(1),
     })
+}
+
+/// The file of this path.
+pub(crate) async fn find(client: &Client, path: &Path) -> Result<FoundFile, String> {
+    let path = from_root(path);
+    client.ask(&FindFile { path }).await
 }
 
 /// A path on a mount becomes one from its root; any other is one already.

@@ -1,11 +1,11 @@
 //! Answers as tables for people and as JSON for programs.
 
 use dfs_proto::cluster::{GroupConfig, MemberState, ServerLife};
+use dfs_proto::ids::InodeId;
 use dfs_proto::lock::{LockKind, LockRange, LockSpace};
-use dfs_proto::msg::admin::{
-    GroupStatus, LockStatus, MemberStatus, ServerStatus, SessionStatus, Status,
-};
+use dfs_proto::msg::admin::{GroupStatus, LockStatus, LockWait, ServerStatus, SessionStatus};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// One JSON document, ended by a newline.
@@ -37,93 +37,6 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Changes that a member lacks; `None` if the leader has not heard of it.
-fn behind(member: &MemberStatus) -> Option<u64> {
-    member.held.map(|held| member.end.saturating_sub(held))
-}
-
-/// `, 2 draining`, or nothing.
-fn counted(count: u32, what: &str) -> String {
-    match count {
-        0 => String::new(),
-        count => format!(", {count} {what}"),
-    }
-}
-
-pub(crate) fn status(status: &Status, json: bool) -> String {
-    if json {
-        let members: Vec<Value> = status
-            .members
-            .iter()
-            .map(|member| {
-                json!({
-                    "member": member.member.0,
-                    "address": member.address,
-                    "leader": member.leader,
-                    "votes": member.votes,
-                    "term": member.term,
-                    "held": member.held,
-                    "behind": behind(member),
-                })
-            })
-            .collect();
-        return document(&json!({
-            "cluster": status.cluster.to_string(),
-            "members": members,
-            "servers": status.servers,
-            "servers_alive": status.servers_alive,
-            "servers_draining": status.servers_draining,
-            "servers_removed": status.servers_removed,
-            "groups": status.groups,
-            "groups_healthy": status.groups_healthy,
-            "groups_degraded": status.groups_degraded,
-            "groups_unavailable": status.groups_unavailable,
-            "sessions": status.sessions,
-            "inodes": status.inodes,
-            "intents": status.intents,
-        }));
-    }
-    let mut text = format!("cluster    {}\n", status.cluster);
-    for member in &status.members {
-        let role = match (member.leader, member.votes) {
-            (true, _) => format!("leads in term {}, {} changes", member.term, member.end),
-            (false, true) => "follows".to_owned(),
-            (false, false) => "joins: it gets the log and has no vote yet".to_owned(),
-        };
-        let lag = match behind(member) {
-            Some(0) => String::new(),
-            Some(changes) => format!(", {changes} changes behind"),
-            None => ", NOT HEARD OF by the leader".to_owned(),
-        };
-        let _ = writeln!(
-            text,
-            "directory  {} at {}, {role}{lag}",
-            member.member.0, member.address
-        );
-    }
-    let _ = writeln!(
-        text,
-        "servers    {} of {} alive{}{}",
-        status.servers_alive,
-        status.servers,
-        counted(status.servers_draining, "draining"),
-        counted(status.servers_removed, "removed"),
-    );
-    let _ = writeln!(
-        text,
-        "groups     {}: {} healthy, {} degraded, {} unavailable",
-        status.groups, status.groups_healthy, status.groups_degraded, status.groups_unavailable
-    );
-    let _ = writeln!(text, "sessions   {}", status.sessions);
-    let _ = writeln!(text, "inodes     {}", status.inodes);
-    let _ = writeln!(
-        text,
-        "intents    {} cuts and frees to be carried out",
-        status.intents
-    );
-    text
-}
-
 fn life(life: ServerLife) -> &'static str {
     match life {
         ServerLife::Active => "active",
@@ -132,28 +45,32 @@ fn life(life: ServerLife) -> &'static str {
     }
 }
 
+/// The servers as JSON.
+pub(crate) fn servers_json(servers: &[ServerStatus]) -> Value {
+    servers
+        .iter()
+        .map(|server| {
+            json!({
+                "server": server.entry.run.server.0,
+                "incarnation": format!("{:016x}", server.entry.run.incarnation.0),
+                "address": server.entry.address,
+                "alive": server.entry.alive,
+                "life": life(server.life),
+                "silent_ms": (server.silent_ms != u64::MAX).then_some(server.silent_ms),
+                "total_bytes": server.space.total_bytes,
+                "free_bytes": server.space.free_bytes,
+                "chunks": server.space.chunks,
+                "groups": server.groups,
+                "groups_in_sync": server.groups_in_sync,
+                "failure": (!server.failure.is_empty()).then_some(&server.failure),
+            })
+        })
+        .collect()
+}
+
 pub(crate) fn servers(servers: &[ServerStatus], json: bool) -> String {
     if json {
-        let servers: Vec<Value> = servers
-            .iter()
-            .map(|server| {
-                json!({
-                    "server": server.entry.run.server.0,
-                    "incarnation": format!("{:016x}", server.entry.run.incarnation.0),
-                    "address": server.entry.address,
-                    "alive": server.entry.alive,
-                    "life": life(server.life),
-                    "silent_ms": (server.silent_ms != u64::MAX).then_some(server.silent_ms),
-                    "total_bytes": server.space.total_bytes,
-                    "free_bytes": server.space.free_bytes,
-                    "chunks": server.space.chunks,
-                    "groups": server.groups,
-                    "groups_in_sync": server.groups_in_sync,
-                    "failure": (!server.failure.is_empty()).then_some(&server.failure),
-                })
-            })
-            .collect();
-        return document(&Value::Array(servers));
+        return document(&servers_json(servers));
     }
     let rows: Vec<Vec<String>> = servers
         .iter()
@@ -273,27 +190,71 @@ pub(crate) fn groups(groups: &[GroupStatus], json: bool) -> String {
     table(&["GROUP", "EPOCH", "PRIMARY", "STATE", "MEMBERS"], &rows)
 }
 
+/// The sessions as JSON.
+pub(crate) fn sessions_json(sessions: &[SessionStatus]) -> Value {
+    sessions
+        .iter()
+        .map(|session| {
+            json!({
+                "session": session.session.0,
+                "host": session.host,
+                "pid": session.pid,
+                "mount_point": session.mount_point,
+                "silent_ms": session.silent_ms,
+                "connected": session.connected,
+                "leases_shared": session.leases_shared,
+                "leases_exclusive": session.leases_exclusive,
+                "locks": session.locks,
+                "waits": session.waits,
+                "opens": session.opens,
+                "age_ms": session.age_ms,
+                "waiting_for": session.waiting_for.iter().map(wait_json).collect::<Value>(),
+            })
+        })
+        .collect()
+}
+
+fn wait_json(wait: &LockWait) -> Value {
+    let holder = wait
+        .holder
+        .as_ref()
+        .map(|(session, host, pid)| json!({ "session": session.0, "host": host, "pid": pid }));
+    json!({ "inode": wait.inode.0, "pid": wait.pid, "holder": holder })
+}
+
+/// What a session waits for, one line for each lock.
+pub(crate) fn waits(sessions: &[SessionStatus]) -> String {
+    let mut text = String::new();
+    for session in sessions {
+        for wait in &session.waiting_for {
+            let holder = match &wait.holder {
+                Some((session, host, pid)) => format!("held by pid {pid} on {host} ({session})"),
+                None => "it is not its turn".to_owned(),
+            };
+            let _ = writeln!(
+                text,
+                "{}: pid {} on {} waits for a lock of {}: {holder}",
+                session.session, wait.pid, session.host, wait.inode
+            );
+        }
+    }
+    text
+}
+
+/// A time in the largest unit that leaves two digits or so.
+fn age(ms: Option<u64>) -> String {
+    match ms.map(|ms| ms / 1000) {
+        None => "-".to_owned(),
+        Some(seconds @ 0..120) => format!("{seconds} s"),
+        Some(seconds @ 120..7200) => format!("{} min", seconds / 60),
+        Some(seconds @ 7200..172_800) => format!("{} h", seconds / 3600),
+        Some(seconds) => format!("{} d", seconds / 86_400),
+    }
+}
+
 pub(crate) fn sessions(sessions: &[SessionStatus], json: bool) -> String {
     if json {
-        let sessions: Vec<Value> = sessions
-            .iter()
-            .map(|session| {
-                json!({
-                    "session": session.session.0,
-                    "host": session.host,
-                    "pid": session.pid,
-                    "mount_point": session.mount_point,
-                    "silent_ms": session.silent_ms,
-                    "connected": session.connected,
-                    "leases_shared": session.leases_shared,
-                    "leases_exclusive": session.leases_exclusive,
-                    "locks": session.locks,
-                    "waits": session.waits,
-                    "opens": session.opens,
-                })
-            })
-            .collect();
-        return document(&Value::Array(sessions));
+        return document(&sessions_json(sessions));
     }
     let rows: Vec<Vec<String>> = sessions
         .iter()
@@ -308,6 +269,7 @@ pub(crate) fn sessions(sessions: &[SessionStatus], json: bool) -> String {
                     "away"
                 }
                 .to_owned(),
+                age(session.age_ms),
                 format!("{} ms ago", session.silent_ms),
                 format!("{}/{}", session.leases_shared, session.leases_exclusive),
                 session.locks.to_string(),
@@ -321,16 +283,18 @@ pub(crate) fn sessions(sessions: &[SessionStatus], json: bool) -> String {
         "MOUNT",
         "PID",
         "STATE",
+        "AGE",
         "HEARD",
         "LEASES S/X",
         "LOCKS",
         "WAITS",
         "OPENS",
     ];
-    table(&head, &rows)
+    table(&head, &rows) + &waits(sessions)
 }
 
-pub(crate) fn locks(locks: &[LockStatus], json: bool) -> String {
+pub(crate) fn locks(locks: &[LockStatus], names: &BTreeMap<InodeId, String>, json: bool) -> String {
+    let name = |inode: InodeId| names.get(&inode).cloned();
     let space = |space| match space {
         LockSpace::Flock => "flock",
         LockSpace::Posix => "posix",
@@ -347,6 +311,7 @@ pub(crate) fn locks(locks: &[LockStatus], json: bool) -> String {
                 let lock = &status.lock;
                 json!({
                     "inode": status.inode.0,
+                    "path": name(status.inode),
                     "space": space(lock.space),
                     "kind": kind(lock.kind),
                     "start": lock.range.start,
@@ -374,12 +339,13 @@ pub(crate) fn locks(locks: &[LockStatus], json: bool) -> String {
                 lock.holder.session.0.to_string(),
                 status.host.clone(),
                 lock.pid.to_string(),
+                name(status.inode).unwrap_or_else(|| "-".to_owned()),
             ]
         })
         .collect();
     table(
         &[
-            "INODE", "SPACE", "KIND", "BYTES", "STATE", "SESSION", "HOST", "PID",
+            "INODE", "SPACE", "KIND", "BYTES", "STATE", "SESSION", "HOST", "PID", "FILE",
         ],
         &rows,
     )
@@ -422,10 +388,7 @@ pub(crate) fn bytes(count: u64) -> String {
 mod tests {
     use super::*;
     use dfs_proto::cluster::{Equalise, GroupMember, ServerEntry};
-    use dfs_proto::ids::{
-        ClusterId, Epoch, GroupId, Incarnation, InodeId, LockOwner, MemberId, ServerId, ServerRun,
-        SessionId,
-    };
+    use dfs_proto::ids::{Epoch, GroupId, Incarnation, LockOwner, ServerId, ServerRun, SessionId};
     use dfs_proto::lock::{HeldLock, LockHolder};
     use dfs_proto::msg::registry::Space;
 
@@ -501,39 +464,6 @@ mod tests {
     }
 
     #[test]
-    fn the_status_as_json_is_flat_and_greppable() {
-        let answer = Status {
-            cluster: ClusterId(0xfeed),
-            members: vec![MemberStatus {
-                member: MemberId(1),
-                address: "127.0.0.1:7".into(),
-                leader: true,
-                votes: true,
-                term: 3,
-                held: Some(9),
-                end: 9,
-            }],
-            servers: 3,
-            servers_alive: 2,
-            servers_draining: 1,
-            servers_removed: 0,
-            groups: 64,
-            groups_healthy: 0,
-            groups_degraded: 64,
-            groups_unavailable: 0,
-            sessions: 1,
-            inodes: 5,
-            intents: 0,
-        };
-        let text = status(&answer, true);
-        assert!(text.contains("\"groups_unavailable\": 0"), "{text}");
-        let value = parse(&text);
-        assert_eq!(value["cluster"], "0000000000000000000000000000feed");
-        assert_eq!(value["members"][0]["leader"], true);
-        assert!(status(&answer, false).contains("2 of 3 alive, 1 draining\n"));
-    }
-
-    #[test]
     fn a_server_that_was_never_heard_has_no_number() {
         let server = ServerStatus {
             entry: ServerEntry {
@@ -578,11 +508,44 @@ mod tests {
             waiting: true,
             host: "h".into(),
         };
-        let value = parse(&locks(std::slice::from_ref(&status), true));
+        let names = BTreeMap::from([(InodeId(7), "/a/b".to_owned())]);
+        let value = parse(&locks(std::slice::from_ref(&status), &names, true));
         assert_eq!(value[0]["waiting"], true);
+        assert_eq!(value[0]["path"], "/a/b");
         assert_eq!(value[0]["last"], 19);
-        let text = locks(&[status], false);
+        let text = locks(&[status], &names, false);
         assert!(text.contains("10-19") && text.contains("waits"), "{text}");
+    }
+
+    #[test]
+    fn who_waits_and_for_whom_is_one_line() {
+        let session = SessionStatus {
+            session: SessionId(3),
+            host: "a".into(),
+            pid: 1,
+            mount_point: "/mnt".into(),
+            age_ms: Some(130_000),
+            silent_ms: 20,
+            connected: true,
+            leases_shared: 0,
+            leases_exclusive: 0,
+            locks: 0,
+            waits: 1,
+            opens: 1,
+            waiting_for: vec![LockWait {
+                inode: InodeId(7),
+                pid: 42,
+                holder: Some((SessionId(4), "b".into(), 43)),
+            }],
+        };
+        let text = sessions(std::slice::from_ref(&session), false);
+        assert!(text.contains("2 min"), "{text}");
+        let line =
+            "session:3: pid 42 on a waits for a lock of ino:7: held by pid 43 on b (session:4)";
+        assert!(text.lines().any(|l| l == line), "{text}");
+        let value = parse(&sessions(&[session], true));
+        assert_eq!(value[0]["waiting_for"][0]["holder"]["pid"], 43);
+        assert_eq!(value[0]["age_ms"], 130_000);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{StorageError, TypeConfig};
+use crate::state::level::FEATURE_LEVEL;
 use crate::storage::Store;
 use crate::storage::log::Log;
 use openraft::testing::{StoreBuilder, Suite};
@@ -19,7 +20,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let log = LogStore::new(log, 0, Arc::new(AtomicBool::new(false)));
         let store =
             Arc::new(Store::open(&dir.path().join(crate::storage::tables::FILE_NAME)).unwrap());
-        let machine = StateMachine::open(store, dir.path(), 0, None).unwrap();
+        let machine = StateMachine::open(store, dir.path(), 0, None, FEATURE_LEVEL).unwrap();
         Ok((dir, log, machine))
     }
 }

@@ -43,7 +43,7 @@ async fn member(number: u64, join: Option<&str>) -> (Member, String) {
         None => (MemberId(number), Stage::Founding),
         Some(at) => {
             let asking = Arc::new(identity.clone());
-            let joined = joining::join(&[at.to_owned()], &asking, &address).await;
+            let joined = joining::join(&[at.to_owned()], &asking, &address, 1).await;
             identity.cluster = Some(ClusterId(1));
             (joined.unwrap().member, Stage::Joining)
         }
@@ -61,7 +61,7 @@ async fn member(number: u64, join: Option<&str>) -> (Member, String) {
     let raft = start(options).await.unwrap();
     if join.is_none() {
         raft.leading().await.unwrap();
-        member_api::admit(&raft, own.node, address.clone())
+        member_api::admit(&raft, own.node, address.clone(), 1)
             .await
             .unwrap();
     }

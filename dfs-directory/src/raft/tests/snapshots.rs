@@ -4,6 +4,7 @@ use super::member::{count_sessions, open_session};
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{Batch, Entry, Proposal, TypeConfig};
 use crate::state::Command;
+use crate::state::level::FEATURE_LEVEL;
 use crate::storage::Store;
 use dfs_proto::attr::Timestamp;
 use openraft::storage::RaftStateMachine;
@@ -15,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 fn machine(dir: &Path, member: u64) -> (Arc<Store>, StateMachine) {
     let store = Arc::new(Store::open(&dir.join(crate::storage::tables::FILE_NAME)).unwrap());
-    let machine = StateMachine::open(Arc::clone(&store), dir, member, None).unwrap();
+    let machine = StateMachine::open(Arc::clone(&store), dir, member, None, FEATURE_LEVEL).unwrap();
     machine.set_running();
     (store, machine)
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::state::level;
 use crate::state::tables::{Read, Table};
 use std::ops::ControlFlow;
 
@@ -24,8 +25,28 @@ fn an_incarnation_has_one_session() {
             host: "host".into(),
             pid: 7,
             mount_point: "/mnt".into(),
+            began: None,
         }
     );
+}
+
+#[test]
+fn a_beginning_is_stored_when_all_members_know_of_it() {
+    let mut tables = MemoryTables::default();
+    let (before, _) = open(&mut tables, 11);
+    level::raise(&mut tables, level::SESSION_TIMES).unwrap();
+    let (after, _) = open(&mut tables, 12);
+    let began = |tables: &MemoryTables, session| {
+        let info = read::session(tables, session).unwrap().unwrap();
+        (info.phase, info.began)
+    };
+    assert_eq!(began(&tables, before), (SessionPhase::Alive, None));
+    assert_eq!(began(&tables, after), (SessionPhase::Alive, Some(5)));
+    for session in [before, after] {
+        run(&mut tables, SessionCommand::BeginEnd { session }).unwrap();
+    }
+    assert_eq!(began(&tables, before), (SessionPhase::Ending, None));
+    assert_eq!(began(&tables, after), (SessionPhase::Ending, Some(5)));
 }
 
 #[test]
