@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 use dfs_testkit::blocks::{Blocks, Durable};
-use dfs_testkit::cluster::{Cluster, output};
+use dfs_testkit::cluster::{Cluster, output, run};
 use dfs_testkit::loop_disk::{Format, LoopDisk};
 use dfs_testkit::powered::Powered;
 use dfs_testkit::rounds;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -195,9 +196,9 @@ fn killed_servers_do_not_wait_for_one_that_never_returns() {
     for round in 0..2 {
         // Answered, and not synced by anybody.
         fs::write(path(1), content(round)).unwrap();
-        for node in SERVERS {
-            cluster.node("kill", node);
-        }
+        // At once: one after the other the last one would have served alone.
+        let pids = SERVERS.map(|node| cluster.pid(node).to_string());
+        run(Command::new("kill").arg("-9").args(pids));
         let (back, away) = SERVERS.split_at(2);
         for node in back {
             cluster.node("start", node);

@@ -673,8 +673,8 @@ fn report_return(run: ServerRun, request: &RegisterServer, set_back: &[GroupId])
     let past = &request.past;
     let stopped = match (past.runs.is_empty(), past.intact > 0) {
         (true, _) => "with a new data dir",
-        (_, true) => "after an orderly stop",
-        (_, false) => "after a stop that was not orderly",
+        (_, true) => "with all that it had",
+        (_, false) => "after a stop that may have lost what was not synced",
     };
     log::info!("{run} at {} registered, {stopped}", request.address);
     if past.accept_rollback {

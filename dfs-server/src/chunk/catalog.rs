@@ -48,7 +48,7 @@ pub(super) struct Catalog {
     stale: BTreeSet<ChunkKey>,
     used: u64,
     births: u64,
-    /// Is told what becomes dirty and what does not stay it.
+    /// Is told what changes, and what the index says as it is.
     pub(super) witness: Arc<Witness>,
 }
 
@@ -72,6 +72,7 @@ impl Catalog {
         let indexed = old.is_some_and(|entry| entry.indexed);
         let birth = old.map(|entry| entry.birth);
         self.stale.insert(key);
+        self.witness.note(key, &row);
         self.put_entry(key, row, indexed, birth);
     }
 
@@ -109,6 +110,7 @@ impl Catalog {
         self.leave_group(entry.row.group, key);
         self.marked.remove(&key);
         self.stale.remove(&key);
+        self.witness.forget(key);
         entry.indexed
     }
 
@@ -120,7 +122,6 @@ impl Catalog {
             }
         }
         self.dirty.remove(&(group, key));
-        self.witness.forget(key);
     }
 
     /// Notes what is wrong with a chunk, or that nothing is any more.
@@ -135,7 +136,9 @@ impl Catalog {
     pub(super) fn set_dirty(&mut self, key: ChunkKey, now: Instant) {
         if let Some(entry) = self.chunks.get(&key) {
             self.dirty.entry((entry.row.group, key)).or_insert(now);
-            self.witness.note(key, &entry.row);
+            if !self.stale.contains(&key) {
+                self.witness.note(key, &entry.row);
+            }
         }
     }
 
@@ -158,9 +161,9 @@ impl Catalog {
         entry.indexed |= committed;
         if entry.row == *row {
             self.dirty.remove(&(row.group, key));
-            self.witness.forget(key);
             if committed {
                 self.stale.remove(&key);
+                self.witness.forget(key);
             }
         }
     }
@@ -179,10 +182,11 @@ impl Catalog {
             .collect()
     }
 
-    /// Dirty chunks with what they are.
-    pub(super) fn unsynced(&self) -> impl Iterator<Item = (ChunkKey, &Row)> {
-        let keys = self.dirty.keys();
-        keys.filter_map(|(_, key)| Some((*key, &self.chunks.get(key)?.row)))
+    /// Chunks that are not, as they are, on disk and in the index.
+    pub(super) fn unproven(&self) -> impl Iterator<Item = (ChunkKey, &Row)> {
+        let dirty = self.dirty.keys().map(|(_, key)| key);
+        let keys = self.stale.iter().chain(dirty);
+        keys.filter_map(|key| Some((*key, &self.chunks.get(key)?.row)))
     }
 
     /// Chunks that are known to be damaged.

@@ -68,13 +68,13 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(witness: Arc<Witness>) -> Self {
         Self {
             direct: DirectIo::allowed(),
             failed: OnceLock::new(),
             unread: Mutex::default(),
             counts: SyncCounts::default(),
-            witness: Arc::default(),
+            witness,
             #[cfg(test)]
             faults: super::faults::Faults::default(),
         }

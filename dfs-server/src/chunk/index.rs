@@ -4,6 +4,7 @@
 //! Concurrent commits share one fsync: whoever comes first commits for all that wait.
 
 use super::error::{Damage, Result, StoreError};
+use super::witness::Witness;
 use dfs_proto::cluster::GroupConfig;
 use dfs_proto::codec;
 use dfs_proto::ids::{
@@ -11,7 +12,8 @@ use dfs_proto::ids::{
 };
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 type Bytes = &'static [u8];
 const CHUNKS: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("chunks");
@@ -25,6 +27,9 @@ const STATE: TableDefinition<'static, &str, Bytes> = TableDefinition::new("state
 
 /// Present while no process uses the dir and nothing is missing.
 const CLEAN: &str = "clean";
+
+/// How often this index was committed: an older copy of it has a lower number.
+const COMMITS: &str = "commits";
 
 /// redb's own default is 1 GiB; the rows are read once and kept in memory by the store.
 const CACHE_BYTES: usize = 16 << 20;
@@ -75,6 +80,7 @@ pub(super) enum Change {
 #[derive(Debug, Default)]
 pub(super) struct Content {
     pub(super) clean: bool,
+    pub(super) commits: u64,
     pub(super) chunks: Vec<(ChunkKey, Row)>,
     pub(super) removed: Vec<(ChunkKey, Generation, Version)>,
     pub(super) floors: Vec<(GroupId, InodeId, Floor)>,
@@ -106,12 +112,15 @@ pub(super) struct Index {
     database: Database,
     queue: Mutex<Queue>,
     committed: Condvar,
+    commits: AtomicU64,
+    /// Is told of each commit.
+    witness: Arc<Witness>,
 }
 
 impl Index {
     /// Opens the index in a data dir and reads all of it; `create` for a dir without data, which
     /// may have none.
-    pub(super) fn open(dir: &Path, create: bool) -> Result<(Self, Content)> {
+    pub(super) fn open(dir: &Path, create: bool, witness: Arc<Witness>) -> Result<(Self, Content)> {
         let path = dir.join("index.redb");
         let exists = path.exists();
         if !create && !exists {
@@ -129,6 +138,8 @@ impl Index {
             database,
             queue: Mutex::default(),
             committed: Condvar::new(),
+            commits: AtomicU64::new(0),
+            witness,
         };
         if !exists {
             // Makes the tables. Nothing can be missing in a dir that has never had data.
@@ -143,7 +154,13 @@ impl Index {
                     index.path.display()
                 ))
             })?;
+        index.commits.store(content.commits, Ordering::Release);
         Ok((index, content))
+    }
+
+    /// How often it was committed, durably.
+    pub(super) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Acquire)
     }
 
     /// Hands changes in, in this order; cheap, may be called under a lock.
@@ -201,7 +218,15 @@ impl Index {
     fn apply(&self, changes: &[Change]) -> Result<(), redb::Error> {
         let write = self.database.begin_write()?;
         apply_to(&write, changes)?;
+        // One commit at a time.
+        let commits = self.commits() + 1;
+        let number = commits.to_le_bytes();
+        write
+            .open_table(STATE)?
+            .insert(COMMITS, number.as_slice())?;
         write.commit()?;
+        self.commits.store(commits, Ordering::Release);
+        self.witness.committed(commits);
         Ok(())
     }
 
@@ -211,6 +236,13 @@ impl Index {
         let mut content = Content::default();
         let state = read.open_table(STATE)?;
         content.clean = state.get(CLEAN)?.is_some();
+        content.commits = match state.get(COMMITS)? {
+            Some(number) => match number.value().try_into() {
+                Ok(number) => u64::from_le_bytes(number),
+                Err(_) => return Ok(None),
+            },
+            None => 0,
+        };
         for row in read.open_table(CHUNKS)?.iter()? {
             let (key, value) = row?;
             match (chunk_key_from(key.value()), row_from(value.value())) {
@@ -479,7 +511,7 @@ mod tests {
     #[test]
     fn concurrent_commits_are_all_there_after_reopening() {
         let dir = tempfile::tempdir().expect("temp dir");
-        let (index, content) = Index::open(dir.path(), true).expect("opens");
+        let (index, content) = Index::open(dir.path(), true, Arc::default()).expect("opens");
         assert!(content.clean && content.chunks.is_empty());
         std::thread::scope(|scope| {
             for thread in 0..8u64 {
@@ -497,13 +529,13 @@ mod tests {
             }
         });
         drop(index);
-        let (_, content) = Index::open(dir.path(), false).expect("opens again");
+        let (_, content) = Index::open(dir.path(), false, Arc::default()).expect("opens again");
         assert!(!content.clean);
         assert_eq!(content.chunks.len(), 80);
         assert!(content.chunks.is_sorted_by_key(|(key, _)| *key));
         std::fs::remove_file(dir.path().join("index.redb")).expect("removes");
         assert!(matches!(
-            Index::open(dir.path(), false),
+            Index::open(dir.path(), false, Arc::default()),
             Err(StoreError::Refused(_))
         ));
     }

@@ -20,7 +20,7 @@ use super::request::{ChunkState, Image, OpenOptions, Opened, Space};
 use super::slot::{Meta, NoSlot};
 use super::space::{Probe, SpaceGauge, statvfs};
 use super::sync::Fan;
-use super::witness::{self, Testimony};
+use super::witness::{self, Testimony, Witness};
 use dfs_proto::ids::{ChunkIndex, ChunkKey, ClusterId, GroupId, InodeId, NodeId, SessionId};
 use dfs_proto::msg::peer::WriteRecord;
 use std::collections::BTreeSet;
@@ -80,7 +80,8 @@ impl ChunkStore {
         let identity = claim.identity();
         let data = dir.join("data");
         let create = !data.exists();
-        let (index, mut content) = Index::open(dir, create)?;
+        let told = Arc::<Witness>::default();
+        let (index, mut content) = Index::open(dir, create, told.clone())?;
         let installations = Installations::open(dir)?;
         if create {
             format_data(dir, &data)?;
@@ -90,13 +91,15 @@ impl ChunkStore {
         // From here on a stop that is not orderly must be noticed.
         index.commit(vec![Change::Clean(false)])?;
         let promises = Promises::of(&mut content);
-        let disk = Disk::new();
+        let disk = Disk::new(told);
         let witness = options.witness_dir.as_deref();
         let witness = witness.map(|dir| witness::path(dir, identity.node));
         let testimony = witness
             .as_deref()
             .filter(|_| !clean)
-            .and_then(|path| witness::read(path, promises.number(WITNESS)?));
+            .and_then(|path| witness::read(path, promises.number(WITNESS)?))
+            // Else the dir is an older copy of the one that the witness is of.
+            .filter(|said| content.commits >= said.commits);
         let rows = content.chunks.iter();
         let damaged: BTreeSet<ChunkKey> = rows
             .filter(|(_, row)| row.damage.is_some())
@@ -168,9 +171,9 @@ impl ChunkStore {
             .map_err(|e| StoreError::Failed(format!("no random bytes: {e}")))?;
         let begun = {
             let catalog = self.catalog();
-            let unsynced = catalog.unsynced();
+            let number = u64::from_le_bytes(number);
             let witness = &self.disk.witness;
-            witness.begin(path, u64::from_le_bytes(number), unsynced)
+            witness.begin(path, number, self.index.commits(), catalog.unproven())
         };
         match begun {
             Ok(()) => self.put_note(WITNESS, &number),
@@ -436,7 +439,7 @@ pub(super) fn newer(path: &Path, format: u32) -> StoreError {
     ))
 }
 
-/// Whether all that was not on disk is there, and nothing else was found damaged.
+/// Whether all that was not known to be on disk is there, and nothing else was found damaged.
 fn is_intact(said: &Testimony, catalog: &Catalog, damaged_before: &BTreeSet<ChunkKey>) -> bool {
     if let Some(key) = witness::missing(said, catalog) {
         log::warn!("{key} is not what it was when the process ended: it counts as a loss of power");

@@ -1,4 +1,4 @@
-//! The witness: what of the chunks is not on disk yet, kept in memory that outlives the process
+//! The witness: what of the chunks is not known to be on disk, kept in memory that outlives the process
 //! and not the machine (a file on tmpfs).
 //!
 //! A process that is killed takes nothing with it that it had written: the kernel has it. But
@@ -11,7 +11,7 @@
 //! 0   8 bytes  "dfswitn1"; anything else: void
 //! 8   36       the kernel's boot id, as text
 //! 48  u64      the number under which the index knows this witness
-//! 56  8        0
+//! 56  u64      how often the index was committed, at least
 //! then records of 64 bytes:
 //!     u64 inode, chunk, generation, version (epoch, counter)
 //!     u32 1: in use, 0: free
@@ -38,8 +38,14 @@ const RECORDS_MAX: u32 = (1 << 16) - 1;
 /// Generation and version of a chunk.
 type State = (Generation, Version);
 
-/// What a witness of an earlier run says: the least that each chunk must be.
-pub(super) type Testimony = BTreeMap<ChunkKey, State>;
+/// What a witness of an earlier run says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Testimony {
+    /// The least that each of these chunks must be.
+    chunks: BTreeMap<ChunkKey, State>,
+    /// How often the index was committed, at least.
+    pub(super) commits: u64,
+}
 
 /// The witness of this run.
 #[derive(Debug, Default)]
@@ -94,11 +100,12 @@ fn open(path: &Path, create: bool) -> io::Result<File> {
     Ok(file)
 }
 
-fn header(number: u64) -> io::Result<[u8; RECORD]> {
+fn header(number: u64, commits: u64) -> io::Result<[u8; RECORD]> {
     let mut bytes = [0; RECORD];
     bytes[..8].copy_from_slice(MAGIC);
     bytes[8..44].copy_from_slice(&boot_id()?);
     bytes[48..56].copy_from_slice(&number.to_le_bytes());
+    bytes[56..].copy_from_slice(&commits.to_le_bytes());
     Ok(bytes)
 }
 
@@ -149,11 +156,15 @@ pub(super) fn read(path: &Path, number: u64) -> Option<Testimony> {
     let file = open(path, false).ok()?;
     let mut bytes = vec![0; usize::try_from(file.metadata().ok()?.len()).ok()?];
     file.read_exact_at(&mut bytes, 0).ok()?;
-    let records = bytes.strip_prefix(&header(number).ok()?)?;
-    let mut testimony = Testimony::new();
+    let commits = u64::from_le_bytes(bytes.get(56..RECORD)?.try_into().ok()?);
+    let records = bytes.strip_prefix(&header(number, commits).ok()?)?;
+    let mut testimony = Testimony {
+        commits,
+        ..Testimony::default()
+    };
     for record in records.chunks(RECORD) {
         if let Some((key, state)) = parse(record).ok()? {
-            testimony.insert(key, state);
+            testimony.chunks.insert(key, state);
         }
     }
     Some(testimony)
@@ -165,18 +176,19 @@ pub(super) fn missing(testimony: &Testimony, catalog: &Catalog) -> Option<ChunkK
         let row = catalog.get(*key).map(|entry| &entry.row);
         row.is_some_and(|row| row.damage.is_none() && (row.generation, row.version) >= *least)
     };
-    let mut all = testimony.iter();
+    let mut all = testimony.chunks.iter();
     all.find(|(key, least)| !holds(key, least))
         .map(|(key, _)| *key)
 }
 
 impl Witness {
-    /// Begins to write down; `unsynced` is what is not on disk already.
+    /// Begins to write down; `unproven` is what is not known to be on disk already.
     pub(super) fn begin<'a>(
         &self,
         path: &Path,
         number: u64,
-        unsynced: impl Iterator<Item = (ChunkKey, &'a Row)>,
+        commits: u64,
+        unproven: impl Iterator<Item = (ChunkKey, &'a Row)>,
     ) -> io::Result<()> {
         let file = open(path, true)?;
         // Void until all is in it.
@@ -188,12 +200,22 @@ impl Witness {
             free: Vec::new(),
             next: 0,
         };
-        for (key, row) in unsynced {
+        for (key, row) in unproven {
             open.note(key, (row.generation, row.version))?;
         }
-        open.file.write_all_at(&header(number)?, 0)?;
+        open.file.write_all_at(&header(number, commits)?, 0)?;
         *self.open() = Some(open);
         Ok(())
+    }
+
+    /// The index was committed so often. To be called before anybody is told.
+    pub(super) fn committed(&self, commits: u64) {
+        let mut open = self.open();
+        if let Some(file) = open.as_mut()
+            && file.file.write_all_at(&commits.to_le_bytes(), 56).is_err()
+        {
+            give_up(&mut open);
+        }
     }
 
     /// The chunk is in this state, which is not on disk. To be called before anybody is told.
@@ -209,7 +231,7 @@ impl Witness {
         }
     }
 
-    /// The chunk is on disk, or is not to be there any more.
+    /// The chunk is on disk and in the index, or is not to be there any more.
     pub(super) fn forget(&self, key: ChunkKey) {
         let mut open = self.open();
         if let Some(file) = open.as_mut()
@@ -311,7 +333,7 @@ mod tests {
         witness.note(key(9), &row(1));
         let before = row(1);
         witness
-            .begin(&path, 7, [(key(1), &before)].into_iter())
+            .begin(&path, 7, 3, [(key(1), &before)].into_iter())
             .expect("begins");
         for n in 1..5 {
             witness.note(key(n), &row(n));
@@ -322,12 +344,16 @@ mod tests {
         witness.forget(key(8));
         let said = read(&path, 7).expect("is there");
         let counters: Vec<(u64, u64)> = said
+            .chunks
             .iter()
             .map(|(key, (_, version))| (key.inode.0, version.counter))
             .collect();
         assert_eq!(counters, [(1, 1), (2, 20), (4, 4), (6, 6)]);
         assert_eq!(std::fs::metadata(&path).expect("is there").len(), 5 * 64);
 
+        assert_eq!(said.commits, 3);
+        witness.committed(4);
+        assert_eq!(read(&path, 7).map(|said| said.commits), Some(4));
         assert_eq!(read(&path, 8), None, "of another run");
         witness.end();
         assert_eq!(read(&path, 7), None);
@@ -338,7 +364,9 @@ mod tests {
         let dir = dir();
         let path = dir.path().join("w");
         let witness = Witness::default();
-        witness.begin(&path, 7, std::iter::empty()).expect("begins");
+        witness
+            .begin(&path, 7, 0, std::iter::empty())
+            .expect("begins");
         witness.note(key(1), &row(1));
         for at in (0..56).chain(64..128) {
             let whole = std::fs::read(&path).expect("reads");
@@ -357,17 +385,20 @@ mod tests {
         let witness = Witness::default();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path().join("elsewhere"), &link).expect("links");
-        assert!(witness.begin(&link, 7, std::iter::empty()).is_err());
+        assert!(witness.begin(&link, 7, 0, std::iter::empty()).is_err());
         let open = dir.path().join("open");
         std::fs::write(&open, "").expect("writes");
         std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o666))
             .expect("is ours");
-        assert!(witness.begin(&open, 7, std::iter::empty()).is_err());
+        assert!(witness.begin(&open, 7, 0, std::iter::empty()).is_err());
     }
 
     #[test]
     fn what_is_older_damaged_or_gone_is_missing() {
-        let testimony: Testimony = [(key(1), (Generation(2), row(5).version))].into();
+        let testimony = Testimony {
+            chunks: [(key(1), (Generation(2), row(5).version))].into(),
+            commits: 0,
+        };
         let is_missing = |found: Option<Row>| {
             let mut catalog = Catalog::default();
             if let Some(row) = found {

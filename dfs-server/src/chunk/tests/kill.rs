@@ -141,3 +141,36 @@ fn what_was_cut_or_removed_is_not_expected() {
     drop(store);
     assert!(is_intact(dir.path(), memory.path()));
 }
+
+/// Files keep their places. (Another process that copies would hold the locks of other tests'
+/// dirs for a moment.)
+fn copy_over(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("makes a dir");
+    for entry in std::fs::read_dir(from).expect("lists") {
+        let (from, to) = entry
+            .map(|e| (e.path(), to.join(e.file_name())))
+            .expect("lists");
+        match from.is_dir() {
+            true => copy_over(&from, &to),
+            false => drop(std::fs::copy(&from, &to).expect("copies")),
+        }
+    }
+}
+
+#[test]
+fn a_copy_of_the_dir_while_it_was_used_is_not_what_was_used() {
+    for committed in [true, false] {
+        let (dir, memory, old) = (scratch(), scratch(), scratch());
+        let (store, _) = open_watched(dir.path(), memory.path());
+        write_at(&store, key(1, 0), 0, 1, 0, &bytes(1, 50_000)).expect("writes");
+        store.sync(&[key(1, 0)]).expect("syncs");
+        copy_over(dir.path(), old.path());
+        // Of what was synced since, the index knows a new chunk, and of an old one nothing yet.
+        let number = u64::from(committed);
+        write_at(&store, key(1, number), 0, 2, 0, &bytes(2, 50_000)).expect("writes");
+        store.sync(&[key(1, number)]).expect("syncs");
+        drop(store);
+        copy_over(old.path(), dir.path());
+        assert!(!is_intact(dir.path(), memory.path()), "{committed}");
+    }
+}
