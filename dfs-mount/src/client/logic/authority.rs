@@ -134,7 +134,7 @@ impl Authority {
 }
 
 #[cfg(test)]
-pub(super) fn test_attr(size: u64) -> FileAttr {
+pub(in crate::client) fn test_attr(size: u64) -> FileAttr {
     use dfs_proto::attr::FileKind;
     use dfs_proto::ids::{GroupId, InodeId};
     FileAttr {
