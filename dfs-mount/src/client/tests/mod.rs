@@ -2,6 +2,7 @@
 
 mod fake;
 mod names;
+mod reach;
 mod read_ahead;
 mod sync;
 

@@ -132,6 +132,9 @@ impl Fake {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let mut state = lock(&self.state);
+        state
+            .unreachable
+            .insert(request.session, request.unreachable);
         let bound = state.sessions.get_mut(&request.session);
         *bound.ok_or(ErrorCode::SessionEnded)? = Some(connection);
         Ok(HeartbeatAck {

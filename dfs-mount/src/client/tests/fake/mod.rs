@@ -56,6 +56,8 @@ pub(super) struct State {
     pub(super) rotten: Vec<ServerId>,
     /// The next write is applied, but its answer is lost with the connection.
     pub(super) lose_next_answer: bool,
+    /// What the last heartbeat of each session called unreachable.
+    pub(super) unreachable: BTreeMap<SessionId, Vec<ServerRun>>,
     /// Heartbeats are not answered.
     pub(super) mute: bool,
     pub(super) synced: Vec<(ServerId, Vec<(ChunkIndex, Version)>)>,
