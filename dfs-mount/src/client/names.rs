@@ -100,7 +100,21 @@ impl Core {
         Ok(EntryAnswer { found, names })
     }
 
+    /// Passes an outcome on. An inode that the directory does not have any more has no name: the
+    /// kernel looks once more, and is to find that.
+    pub(super) fn unless_stale<T>(&self, inode: InodeId, outcome: Result<T>) -> Result<T> {
+        if outcome.as_ref().is_err_and(|e| e.code == ErrorCode::Stale) {
+            lock(&self.dirs).unlearn_inode(inode);
+        }
+        outcome
+    }
+
     pub(super) async fn getattr(self: &Arc<Self>, inode: InodeId) -> Result<AttrAnswer> {
+        let outcome = self.getattr_now(inode).await;
+        self.unless_stale(inode, outcome)
+    }
+
+    async fn getattr_now(self: &Arc<Self>, inode: InodeId) -> Result<AttrAnswer> {
         loop {
             if let Some(kept) = self.attr_kept(inode) {
                 return Ok(kept);

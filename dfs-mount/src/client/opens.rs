@@ -40,7 +40,9 @@ impl Core {
             .names
             .spawn(async move { core.open_now(id, mode).await });
         let result = opened.await;
-        result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
+        let outcome =
+            result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())));
+        self.unless_stale(id, outcome)
     }
 
     pub(super) async fn open_now(self: &Arc<Self>, id: InodeId, mode: OpenMode) -> Result<Handle> {

@@ -231,6 +231,20 @@ impl DirCache {
         }
     }
 
+    /// The directory does not have this inode any more. It says so before it answers whoever
+    /// removed its last name, who may be this mount: names that lead to it are asked for again.
+    pub fn unlearn_inode(&mut self, inode: InodeId) {
+        let leading = |(dir, at): (&InodeId, &Dir)| {
+            let names = at.names.iter().filter(|(_, is)| **is == Name::Is(inode));
+            let names: Vec<FileName> = names.map(|(name, _)| name.clone()).collect();
+            (!names.is_empty()).then_some((*dir, names))
+        };
+        let found: Vec<_> = self.dirs.iter().filter_map(leading).collect();
+        for (dir, names) in found {
+            self.changed(dir, &names, true);
+        }
+    }
+
     /// The dir was removed by this mount: the directory has forgotten its right.
     pub fn removed(&mut self, dir: InodeId) {
         self.count += 1;
@@ -403,6 +417,25 @@ mod tests {
         assert_eq!(is(&mut cache, "y"), Name::Absent);
         cache.changed(D, &[], false);
         assert_eq!(is(&mut cache, "x"), Name::Unknown);
+    }
+
+    #[test]
+    fn names_of_an_inode_that_is_gone_are_asked_for_again() {
+        let mut cache = DirCache::new(100);
+        let asked = cache.ask();
+        cache.granted(D, asked);
+        cache.learn_name(D, name("x"), Name::Is(F), asked);
+        cache.learn_name(D, name("link"), Name::Is(F), asked);
+        cache.learn_name(D, name("y"), Name::Is(InodeId(77)), asked);
+        cache.unlearn_inode(F);
+        assert_eq!(is(&mut cache, "x"), Name::Unknown);
+        assert_eq!(is(&mut cache, "link"), Name::Unknown);
+        assert_eq!(is(&mut cache, "y"), Name::Is(InodeId(77)));
+        assert!(!cache.may_keep(D, asked), "nor is it given to the kernel");
+        let later = cache.ask();
+        assert!(cache.may_keep(D, later));
+        cache.unlearn_inode(F);
+        assert!(cache.may_keep(D, later), "nothing was known of it");
     }
 
     #[test]
