@@ -5,6 +5,7 @@
 pub mod attr;
 pub mod cluster;
 pub mod codec;
+pub mod eager;
 pub mod elsewhere;
 pub mod error;
 pub mod frame;

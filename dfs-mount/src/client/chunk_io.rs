@@ -7,6 +7,7 @@ use super::inode::Inode;
 use super::patience::{Patience, backoff};
 use super::session::Session;
 use super::sync::Unsynced;
+use super::together::together;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{
     ChunkIndex, ChunkKey, Epoch, Generation, GroupId, MapVersion, ServerId, Version,
@@ -19,7 +20,6 @@ use dfs_proto::timing::{REQUEST_DEADLINE, SERVER_SILENT};
 use dfs_proto::transport::Connection;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinSet;
 
 /// A replica that does not answer a read by then is passed over for another.
 const READ_DEADLINE: Duration = SERVER_SILENT;
@@ -299,7 +299,7 @@ impl Core {
         let mut run = Run::new(self, inode, session.clone(), OpKind::Sync, group, 0);
         while let Some((first, epoch)) = run.sending().await? {
             let generation = run.generation().await?;
-            let request = Arc::new(SyncChunks {
+            let request = SyncChunks {
                 session: session.id,
                 inode: inode.id,
                 group,
@@ -309,22 +309,15 @@ impl Core {
                     .iter()
                     .map(|(index, unsynced)| (*index, unsynced.named(generation)))
                     .collect(),
-            });
+            };
             // All at once: their disks work side by side.
-            let mut calls = JoinSet::new();
-            for server in [first]
-                .into_iter()
-                .chain(run.op.beside(&self.map.get(), first))
-            {
-                let (core, session) = (self.clone(), session.clone());
-                let request = request.clone();
-                calls.spawn(async move {
-                    (server, core.sync_replica(server, &session, &request).await)
-                });
-            }
-            while let Some(joined) = calls.join_next().await {
-                let joined = joined.map_err(|e| Error::new(ErrorCode::Internal, e.to_string()));
-                let (server, synced) = joined?;
+            let beside = run.op.beside(&self.map.get(), first);
+            let servers: Vec<ServerId> = [first].into_iter().chain(beside).collect();
+            let calls = servers
+                .iter()
+                .map(|server| self.sync_replica(*server, &session, &request));
+            let answers = together(calls).await;
+            for (server, synced) in servers.into_iter().zip(answers) {
                 match synced {
                     Ok(()) => run.op.answered(server),
                     // Perhaps a cut took it, of which nothing was known here yet.

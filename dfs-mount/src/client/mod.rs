@@ -25,6 +25,7 @@ mod core;
 mod guard;
 mod inode;
 pub mod kernel;
+mod lasting;
 mod lease_use;
 mod link;
 mod locks;
@@ -43,6 +44,7 @@ mod servers;
 mod session;
 mod start;
 mod sync;
+mod together;
 mod types;
 mod write;
 
@@ -73,6 +75,7 @@ use held_locks::OwnerKey;
 use start::Threads;
 use std::sync::Arc;
 use std::time::Duration;
+use sync::Synced;
 
 /// A mount's client of a cluster. Clones share everything.
 #[derive(Clone, Debug)]
@@ -364,9 +367,16 @@ impl Client {
         self.limited(allocate).await
     }
 
-    /// Data, size and times onto the disks. `fdatasync` is the same: the size belongs to it.
+    /// Data, size and times onto the disks.
     pub async fn fsync(&self, handle: &Handle) -> Result<()> {
-        self.limited(self.core.fsync(handle.0.clone())).await
+        let sync = self.core.fsync(handle.0.clone(), Synced::Everything);
+        self.limited(sync).await
+    }
+
+    /// Data and size onto the disks; the times follow within seconds.
+    pub async fn fdatasync(&self, handle: &Handle) -> Result<()> {
+        let sync = self.core.fsync(handle.0.clone(), Synced::Data);
+        self.limited(sync).await
     }
 
     /// Sets or removes a lock. With `wait` this takes as long as it takes; `cancel` ends it with

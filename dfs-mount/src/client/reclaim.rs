@@ -176,8 +176,9 @@ impl Core {
     fn lose_inode(self: &Arc<Self>, inode: &Arc<Inode>, locked: bool) {
         {
             let mut state = inode.state();
-            let unpushed = state.data.as_ref().is_some_and(|data| data.is_unpushed());
-            let harmed = locked || unpushed || !state.unsynced.is_empty();
+            // Times that were not logged yet break nothing.
+            let unlogged = state.data.is_some_and(|data| data.is_size_unpushed());
+            let harmed = locked || unlogged || !state.unsynced.is_empty();
             if harmed && state.opens > 0 {
                 log::error!(
                     "{}: unsynced data or locks are lost with the session; its open handles get EIO until they are opened again",

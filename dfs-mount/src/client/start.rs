@@ -64,6 +64,19 @@ fn random() -> Result<[u8; 24]> {
     Ok(bytes)
 }
 
+/// How often the data thread wakes up by itself: before any deadline of a request is due.
+const PULSE: Duration = Duration::from_millis(250);
+
+/// Requests begin on the thread that brings them, and so do their deadlines. A deadline that is due
+/// before the data thread's next wake-up would wake it, only to be noted; none is.
+async fn pulse() {
+    let mut ticks = tokio::time::interval(PULSE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+    }
+}
+
 /// Names that are kept: some hundred bytes each at the most.
 const NAMES_KEPT_MAX: usize = 200_000;
 
@@ -113,6 +126,7 @@ pub(super) fn start(
     });
     core.names.spawn(link::run(core.clone()));
     core.names.spawn(core.clone().sweep());
+    core.data.spawn(pulse());
     Ok((core, threads))
 }
 

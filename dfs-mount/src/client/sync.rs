@@ -1,8 +1,10 @@
-//! fsync: data on the disks of every in-sync replica, size and times in the directory's log.
+//! fsync: data on the disks of every in-sync replica, size and times in the directory's log. For
+//! fdatasync the times may follow later.
 
 use super::call::Wait;
 use super::core::Core;
 use super::inode::Inode;
+use super::lasting::Lasting;
 use super::opens::Open;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{ChunkIndex, Generation, GroupId, Version};
@@ -14,6 +16,15 @@ use tokio::task::JoinSet;
 
 /// Groups that are synced at once for one call.
 const GROUPS_AT_ONCE: usize = 16;
+
+/// What a sync is to bring onto disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Synced {
+    /// fsync(2).
+    Everything,
+    /// fdatasync(2): what is needed to read the data again.
+    Data,
+}
 
 /// The last acknowledged write of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,20 +47,32 @@ impl Unsynced {
 type Chunks = BTreeMap<GroupId, Vec<(ChunkIndex, Unsynced)>>;
 
 impl Core {
-    pub(super) async fn fsync(self: &Arc<Self>, open: Arc<Open>) -> Result<()> {
+    pub(super) async fn fsync(self: &Arc<Self>, open: Arc<Open>, what: Synced) -> Result<()> {
         let core = self.clone();
-        let synced = self.data.spawn(async move {
+        let sync = async move {
             open.inode.check(open.opened_at)?;
             // Side by side: each is needed before the return, neither for the other.
-            let (synced, pushed) =
-                tokio::join!(core.sync_data(&open.inode), core.push(&open.inode));
+            let (synced, pushed) = tokio::join!(
+                core.sync_data(&open.inode),
+                core.push_for(&open.inode, what)
+            );
             synced?;
             pushed?;
             // The session may have ended beside the sync, and what was unpushed with it.
             open.inode.check(open.opened_at)
-        });
-        let result = synced.await;
-        result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
+        };
+        Lasting::new(&self.data, sync).await
+    }
+
+    async fn push_for(self: &Arc<Self>, inode: &Arc<Inode>, what: Synced) -> Result<()> {
+        let needed = what == Synced::Everything || {
+            let state = inode.state();
+            state.data.is_some_and(|data| data.is_size_unpushed())
+        };
+        match needed {
+            true => self.push(inode).await.map(drop),
+            false => Ok(()),
+        }
     }
 
     /// Everything that any mount has written to the inode, onto disk.
@@ -84,6 +107,13 @@ impl Core {
         let mut waiting = groups.into_iter();
         let mut syncs = JoinSet::new();
         let mut failure = None;
+        if waiting.len() == 1
+            && let Some((group, chunks)) = waiting.next()
+        {
+            // No task for that.
+            let synced = self.sync_group(inode, session.clone(), group, chunks);
+            failure = synced.await.err();
+        }
         loop {
             while syncs.len() < GROUPS_AT_ONCE
                 && let Some((group, chunks)) = waiting.next()

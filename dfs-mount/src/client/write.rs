@@ -5,6 +5,7 @@ use super::core::Core;
 use super::gate::Access;
 use super::guard::lock;
 use super::inode::Inode;
+use super::lasting::Lasting;
 use super::opens::Open;
 use super::read::{data_of, pieces};
 use super::session::Session;
@@ -36,11 +37,8 @@ impl Core {
         mode: WriteMode,
     ) -> Result<usize> {
         let core = self.clone();
-        let written = self
-            .data
-            .spawn(async move { core.write_now(&open, at, data, mode).await });
-        let result = written.await;
-        result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
+        let write = async move { core.write_now(&open, at, data, mode).await };
+        Lasting::new(&self.data, write).await
     }
 
     async fn write_now(

@@ -433,12 +433,16 @@ impl Filesystem for Adapter {
         request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
-        _datasync: bool,
+        datasync: bool,
         reply: ReplyEmpty,
     ) {
         let (client, handle) = (self.client.clone(), self.file(fh));
-        // The size belongs to the data, so fdatasync is the same.
-        let work = async move { client.fsync(&handle?).await };
+        let work = async move {
+            match datasync {
+                true => client.fdatasync(&handle?).await,
+                false => client.fsync(&handle?).await,
+            }
+        };
         self.change_data(request, reply, work, |reply, ()| reply.ok());
     }
 

@@ -111,7 +111,7 @@ impl Adapter {
     ) {
         let (client, caches) = (self.client.clone(), self.caches.clone());
         let thread = request.pid();
-        self.client.data_runtime().spawn(async move {
+        self.begin_data(async move {
             let handle = match handle {
                 Ok(handle) => handle,
                 Err(e) => return reply.error(convert::errno(&e)),
@@ -183,8 +183,11 @@ impl Adapter {
                     }
                     WriteAt::End => caches.written_beside(inode, 0, u64::MAX).await,
                 }
-                if flags & libc::O_DSYNC != 0 {
-                    client.fsync(&handle).await?;
+                // O_SYNC has the bit of O_DSYNC and one more.
+                match flags & libc::O_SYNC {
+                    0 => {}
+                    libc::O_DSYNC => client.fdatasync(&handle).await?,
+                    _ => client.fsync(&handle).await?,
                 }
             }
             Ok(written as u32)

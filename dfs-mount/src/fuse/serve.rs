@@ -9,6 +9,7 @@ use super::handles::Handles;
 use super::interrupt::until_interrupted;
 use super::locks::LockCalls;
 use crate::client::{Client, Handle};
+use dfs_proto::eager::begin;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::InodeId;
 use fuser::{
@@ -121,7 +122,8 @@ impl Adapter {
         });
     }
 
-    /// As `finish`, for reads, writes and syncs.
+    /// Answers with what `work` gives, for reads, writes and syncs; `work` goes on when the caller
+    /// dies, and what it gives then is dropped.
     pub(super) fn change_data<T: Send + 'static, R: Refuse>(
         &self,
         request: &Request,
@@ -130,10 +132,26 @@ impl Adapter {
         answer: impl FnOnce(R, T) + Send + 'static,
     ) {
         let thread = request.pid();
-        self.client.data_runtime().spawn(async move {
-            // What goes on without its caller needs nobody.
-            drop(finish(thread, reply, work, answer).await);
+        self.begin_data(async move {
+            let mut work = Box::pin(work);
+            match until_interrupted(thread, Ends::Death, &mut work).await {
+                Ok(Ok(value)) => answer(reply, value),
+                Ok(Err(e)) => reply.refuse(convert::errno(&e)),
+                Err(_) => {
+                    reply.refuse(INTERRUPTED);
+                    // What goes on without its caller needs nobody.
+                    drop(work.await);
+                }
+            }
         });
+    }
+
+    /// Begins the service of a request for data on the thread that brought it: it is on its way to
+    /// a file server before any other thread has to wake up, and goes on where the answer comes.
+    pub(super) fn begin_data(&self, service: impl Future<Output = ()> + Send + 'static) {
+        // Done at once or not: it has answered the kernel, or it will. So it does after a defect:
+        // a reply that is dropped says EIO.
+        let _ = begin(self.client.data_runtime(), service, |()| {});
     }
 
     pub(super) fn file(&self, number: FileHandle) -> Result<Handle> {

@@ -1,6 +1,7 @@
 //! A connection as its users hold it: calls, draining, closing.
 
 use super::state::{NotSubmitted, Outgoing, Places, State};
+use super::writer::Outlet;
 use crate::codec;
 use crate::error::{Error, ErrorCode, Result};
 use crate::frame::{Kind, SHORT_BODY_BYTES_MAX};
@@ -12,7 +13,7 @@ use crate::msg::Request;
 use crate::payload::Payload;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
@@ -34,8 +35,14 @@ pub(super) struct Shared {
     requests: Arc<Semaphore>,
     undated: Arc<Semaphore>,
     payload_bytes: Arc<Semaphore>,
-    /// Something is to be written.
+    /// Taken for moments only, never across a wait. `None` before the writing task has begun and
+    /// after its end.
+    pub(super) outlet: Mutex<Option<Outlet>>,
+    /// Something is to be written that whoever queued it could not write.
     pub(super) work: Notify,
+    /// More requests have come with the one that is being handed to the service: their replies
+    /// go out together.
+    more_came: AtomicBool,
     /// Something was answered, in either direction, or written.
     pub(super) progress: Notify,
     closed: watch::Sender<bool>,
@@ -53,7 +60,9 @@ impl Shared {
             requests: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             undated: Arc::new(Semaphore::new(IN_FLIGHT_UNDATED_MAX)),
             payload_bytes: Arc::new(Semaphore::new(IN_FLIGHT_PAYLOAD_BYTES_MAX)),
+            outlet: Mutex::default(),
             work: Notify::new(),
+            more_came: AtomicBool::new(false),
             progress: Notify::new(),
             closed: watch::Sender::new(false),
             ended: watch::Sender::new(false),
@@ -63,6 +72,14 @@ impl Shared {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // The state's methods do not panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn outlet(&self) -> MutexGuard<'_, Option<Outlet>> {
+        self.outlet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_more_came(&self, more: bool) {
+        self.more_came.store(more, Ordering::Relaxed);
     }
 
     /// The version that both sides agreed on.
@@ -99,7 +116,10 @@ impl Shared {
     /// Queues a frame that needs no place.
     pub(super) fn push(&self, frame: Outgoing) {
         self.state().push(frame);
-        self.work.notify_one();
+        match self.more_came.load(Ordering::Relaxed) {
+            true => self.work.notify_one(),
+            false => self.flush(),
+        }
     }
 
     fn disconnected(&self) -> Error {
@@ -205,7 +225,7 @@ impl Connection {
             ),
         })?;
         let _guard = CallGuard { shared, id };
-        shared.work.notify_one();
+        shared.flush();
         let (body, payload) = reply.await.map_err(|_| shared.disconnected())?;
         match codec::decode::<Result<R::Response>>(&body) {
             Ok(result) => result.map(|response| (response, payload)),

@@ -153,13 +153,17 @@ impl Frames {
         let payload = self.input.payload(header.payload_len as usize).await?;
         match header.kind {
             Kind::Reply => {
-                let known = shared.state().complete(header.id, (body, payload));
+                let waiting = shared.state().complete(header.id);
                 shared.progress.notify_waiters();
-                if !known {
+                let Some(caller) = waiting else {
                     return Err(EndCause::Violation(format!(
                         "a reply to request {}, which was not made",
                         header.id
                     )));
+                };
+                if let Some(caller) = caller {
+                    // A caller that is gone at this moment needs no reply.
+                    let _ = caller.send((body, payload));
                 }
             }
             Kind::Cancel => shared.state().cancelled(header.id),
@@ -185,7 +189,11 @@ impl Frames {
                     ticket,
                 );
                 match admission {
-                    Admission::Serve => self.service.serve(incoming),
+                    Admission::Serve => {
+                        shared.set_more_came(self.input.has_more());
+                        self.service.serve(incoming);
+                        shared.set_more_came(false);
+                    }
                     Admission::ShuttingDown => incoming.refuse(Error::new(
                         ErrorCode::ShuttingDown,
                         "this process is ending its connections",
@@ -218,6 +226,11 @@ impl Input {
             start: 0,
             end: 0,
         }
+    }
+
+    /// Whether the next frame has begun to come.
+    fn has_more(&self) -> bool {
+        self.start < self.end
     }
 
     /// Waits until a frame has begun.

@@ -161,16 +161,10 @@ impl State {
         }
     }
 
-    /// A reply has come; `false` if there is no such request.
-    pub(super) fn complete(&mut self, id: u64, reply: Reply) -> bool {
-        let Some(pending) = self.pending.remove(&id) else {
-            return false;
-        };
-        if let Some(caller) = pending.caller {
-            // A caller that is gone at this moment needs no reply.
-            let _ = caller.send(reply);
-        }
-        true
+    /// A reply has come. Returns who waits for it - to be told outside the lock, since that may
+    /// run what the caller does next - or `None` if there is no such request.
+    pub(super) fn complete(&mut self, id: u64) -> Option<Option<oneshot::Sender<Reply>>> {
+        Some(self.pending.remove(&id)?.caller)
     }
 
     /// Admits a request by its header, before anything is allocated for it. An error is a
@@ -272,6 +266,11 @@ impl State {
     #[cfg(test)]
     pub(super) fn pending_len(&self) -> usize {
         self.pending.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn queue_len(&self) -> usize {
+        self.queue.len()
     }
 
     #[cfg(test)]

@@ -1,5 +1,9 @@
-//! The writing half of a connection: one task that takes whatever is queued and writes it with
-//! as few system calls as possible.
+//! The writing half of a connection: whatever is queued is written with as few system calls as
+//! possible, by whoever queued it.
+//!
+//! A hand-over to another task, perhaps on another thread, would cost more than the call. What the
+//! socket does not take at once is left to the connection's writing task, which waits for it; so is
+//! what is queued while somebody else writes.
 //!
 //! Headers, bodies and small payloads of a batch are gathered in one buffer; large payloads are
 //! written from where they lie (vectored). The queue needs no bound of its own: requests and
@@ -8,10 +12,9 @@
 use super::connection::Shared;
 use crate::frame::{Header, Kind};
 use crate::payload::Payload;
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
 
 /// A batch ends when it has gathered this many bytes, or has this many large payloads.
@@ -21,36 +24,119 @@ const BATCH_PAYLOADS: usize = 16;
 /// Payloads up to this are copied into the batch rather than written by themselves.
 const SMALL_PAYLOAD_BYTES: usize = 8 << 10;
 
-/// Writes until the connection ends. `stall` is how long one write may make no progress.
-pub(super) async fn run(shared: Arc<Shared>, mut socket: OwnedWriteHalf, stall: Duration) {
-    let mut batch = Batch::default();
+/// The socket, and what is being written to it.
+pub(super) struct Outlet {
+    socket: Arc<OwnedWriteHalf>,
+    batch: Batch,
+}
+
+/// How far writing came.
+enum Pumped {
+    /// Nothing is left.
+    Idle,
+    /// The socket takes no more at present.
+    Blocked,
+    /// Nothing will be written any more.
+    Ended(String),
+}
+
+impl Outlet {
+    pub(super) fn new(socket: OwnedWriteHalf) -> Self {
+        Self {
+            socket: Arc::new(socket),
+            batch: Batch::default(),
+        }
+    }
+
+    /// Writes the batch and all that is queued behind it, as far as the socket takes it.
+    fn pump(&mut self, shared: &Shared) -> Pumped {
+        loop {
+            if self.batch.is_empty() {
+                self.batch.take_from(shared);
+            }
+            if self.batch.is_empty() {
+                return Pumped::Idle;
+            }
+            match self.batch.write(&self.socket) {
+                Ok(true) => {}
+                Ok(false) => return Pumped::Blocked,
+                Err(e) => return Pumped::Ended(e.to_string()),
+            }
+            shared.progress.notify_waiters();
+            if self.batch.goodbye {
+                return Pumped::Ended("drained".into());
+            }
+            self.batch.clear();
+        }
+    }
+}
+
+impl Shared {
+    /// Writes what is queued, without waiting.
+    pub(super) fn flush(&self) {
+        let ended = {
+            let Ok(mut outlet) = self.outlet.try_lock() else {
+                // Somebody writes at this moment and may have missed what is queued now.
+                return self.work.notify_one();
+            };
+            let pumped = match outlet.as_mut() {
+                // The writing task waits for the socket, and goes on with what is queued.
+                Some(outlet) if !outlet.batch.is_empty() => return,
+                Some(outlet) => outlet.pump(self),
+                None => Pumped::Idle,
+            };
+            match pumped {
+                Pumped::Idle => return,
+                Pumped::Blocked => return self.work.notify_one(),
+                Pumped::Ended(why) => why,
+            }
+        };
+        self.close(&ended);
+    }
+}
+
+/// Writes what is left over, until the connection ends. `stall` is how long one write may make no
+/// progress. With this ends the use of the socket.
+pub(super) async fn run(shared: Arc<Shared>, socket: OwnedWriteHalf, stall: Duration) {
+    let outlet = Outlet::new(socket);
+    let socket = outlet.socket.clone();
+    *shared.outlet() = Some(outlet);
     let closed = shared.closed();
     tokio::pin!(closed);
     loop {
-        batch.take_from(&shared);
-        if batch.is_empty() {
-            tokio::select! {
+        let pumped = match shared.outlet().as_mut() {
+            Some(outlet) => outlet.pump(&shared),
+            None => break,
+        };
+        match pumped {
+            Pumped::Idle => tokio::select! {
                 biased;
-                () = &mut closed => return,
-                () = shared.work.notified() => continue,
+                () = &mut closed => break,
+                () = shared.work.notified() => {}
+            },
+            Pumped::Blocked => {
+                let ready = tokio::select! {
+                    biased;
+                    () = &mut closed => break,
+                    ready = tokio::time::timeout(stall, socket.writable()) => ready,
+                };
+                let failure = match ready {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(e)) => e.to_string(),
+                    Err(_) => std::io::Error::from(ErrorKind::TimedOut).to_string(),
+                };
+                shared.close(&failure);
+                break;
+            }
+            Pumped::Ended(why) => {
+                shared.close(&why);
+                break;
             }
         }
-        let written = tokio::select! {
-            biased;
-            () = &mut closed => return,
-            written = batch.write(&mut socket, stall) => written,
-        };
-        if let Err(e) = written {
-            return shared.close(&e.to_string());
-        }
-        shared.progress.notify_waiters();
-        if batch.goodbye {
-            // The other side may be gone already.
-            let _ = socket.shutdown().await;
-            return shared.close("drained");
-        }
-        batch.clear();
     }
+    // The other side sees the end when the last owner of the socket is gone, however long this
+    // side keeps handles of the connection.
+    *shared.outlet() = None;
 }
 
 #[derive(Default)]
@@ -59,6 +145,8 @@ struct Batch {
     gathered: Vec<u8>,
     /// Large payloads, each with the place in `gathered` that it comes after.
     payloads: Vec<(usize, Payload)>,
+    /// Bytes of all that are written already.
+    written: usize,
     goodbye: bool,
 }
 
@@ -72,6 +160,7 @@ impl Batch {
         // One large body must not cost its memory for ever.
         self.gathered.shrink_to(BATCH_BYTES * 2);
         self.payloads.clear();
+        self.written = 0;
     }
 
     fn take_from(&mut self, shared: &Shared) {
@@ -102,7 +191,8 @@ impl Batch {
         }
     }
 
-    async fn write(&self, socket: &mut OwnedWriteHalf, stall: Duration) -> std::io::Result<()> {
+    /// Writes on from where it stands; `false`: the socket takes no more at present.
+    fn write(&mut self, socket: &OwnedWriteHalf) -> std::io::Result<bool> {
         let mut slices = Vec::with_capacity(self.payloads.len() * 2 + 1);
         let mut from = 0;
         for (at, payload) in &self.payloads {
@@ -112,16 +202,19 @@ impl Batch {
         }
         slices.push(IoSlice::new(&self.gathered[from..]));
         let mut rest = &mut slices[..];
-        IoSlice::advance_slices(&mut rest, 0);
+        IoSlice::advance_slices(&mut rest, self.written);
         while !rest.is_empty() {
-            let written = tokio::time::timeout(stall, socket.write_vectored(rest))
-                .await
-                .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-            if written == 0 {
-                return Err(std::io::ErrorKind::WriteZero.into());
+            match socket.try_write_vectored(rest) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.written += written;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
             }
-            IoSlice::advance_slices(&mut rest, written);
         }
-        Ok(())
+        Ok(true)
     }
 }

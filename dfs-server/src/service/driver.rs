@@ -13,6 +13,7 @@ use crate::pace::{Paces, SlowPolicy};
 use crate::replica::{
     Action, Caller, DiskDone, DiskOp, Event, ReplicaCore, Request, Response, Sender, Token,
 };
+use dfs_proto::eager::begin;
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{ChunkKey, Epoch, GroupId, ServerRun, Version};
 use dfs_proto::msg::control::VerifyChunks;
@@ -23,6 +24,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Syncs and copies that run at the same time. Less than there are disk threads: while many
@@ -283,7 +285,7 @@ impl Driver {
                 request,
                 payload,
                 deadline,
-            } => self.send(token, to, request, payload, deadline),
+            } => return self.send(token, to, request, payload, deadline),
             Action::Suspect {
                 suspect,
                 groups,
@@ -331,6 +333,7 @@ impl Driver {
         });
     }
 
+    /// Begins to ask another server; returns the answer if it is there already (a refusal).
     fn send(
         self: &Arc<Self>,
         token: Token,
@@ -338,24 +341,33 @@ impl Driver {
         request: Request,
         payload: Payload,
         deadline: Duration,
-    ) {
+    ) -> Option<Event> {
         let driver = self.clone();
-        tokio::spawn(async move {
+        let asked = async move {
             let is_write = matches!(request, Request::Forward(_));
             let began = Instant::now();
             let answer = driver.peers.ask(to, request, payload, deadline).await;
             if is_write && answer.is_ok() {
                 driver.paces().applied(Some(to), began.elapsed());
             }
+            answer
+        };
+        let reply = move |answer| {
             let (result, payload) = match answer {
                 Ok((response, payload)) => (Ok(response), payload),
                 Err(error) => (Err(error), Payload::default()),
             };
-            driver.feed(Event::Reply {
+            Event::Reply {
                 token,
                 result,
                 payload,
-            });
+            }
+        };
+        let driver = self.clone();
+        // A forwarded write is on its way when the work on the own copy begins.
+        let answered = begin(&Handle::current(), asked, move |answer| {
+            driver.feed(reply(answer));
         });
+        answered.map(reply)
     }
 }

@@ -16,6 +16,8 @@ pub struct Authority {
     change: u64,
     /// The change up to which the directory knows.
     pushed: u64,
+    /// The size that the directory has in its log.
+    logged_size: u64,
     /// When the first unpushed change was made, by the caller's clock in nanoseconds.
     unpushed_since: u64,
 }
@@ -34,6 +36,7 @@ impl Authority {
             attr,
             change: 0,
             pushed: 0,
+            logged_size: attr.size,
             unpushed_since: 0,
         }
     }
@@ -71,6 +74,11 @@ impl Authority {
         self.change > self.pushed
     }
 
+    /// Whether the directory does not know the size; the times are another matter.
+    pub fn is_size_unpushed(&self) -> bool {
+        self.attr.size != self.logged_size
+    }
+
     /// When the first unpushed change was made.
     pub fn unpushed_since(&self) -> Option<u64> {
         self.is_unpushed().then_some(self.unpushed_since)
@@ -97,7 +105,10 @@ impl Authority {
 
     /// The directory has logged a push and answered with its attributes.
     pub fn push_logged(&mut self, push: Push, attr: &FileAttr, clock: u64) {
-        self.pushed = self.pushed.max(push.change);
+        if push.change > self.pushed {
+            self.pushed = push.change;
+            self.logged_size = push.values.size;
+        }
         if self.is_unpushed() {
             self.unpushed_since = clock;
         }
@@ -125,6 +136,7 @@ impl Authority {
     pub fn resized(&mut self, attr: &FileAttr) {
         self.attr = *attr;
         self.pushed = self.change;
+        self.logged_size = attr.size;
     }
 
     /// A replica knows a later generation.
@@ -184,6 +196,22 @@ mod tests {
         let push = authority.push().expect("the second change");
         authority.push_logged(push, &test_attr(20), 400);
         assert!(!authority.is_unpushed());
+    }
+
+    #[test]
+    fn an_overwrite_leaves_the_size_known() {
+        let mut authority = Authority::new(test_attr(10));
+        authority.wrote(10, at(1), 100);
+        assert!(authority.is_unpushed() && !authority.is_size_unpushed());
+        authority.wrote(11, at(2), 100);
+        assert!(authority.is_size_unpushed());
+        let push = authority.push().expect("a change");
+        authority.wrote(5, at(3), 200);
+        authority.push_logged(push, &test_attr(11), 300);
+        assert!(authority.is_unpushed() && !authority.is_size_unpushed());
+        authority.wrote(12, at(4), 400);
+        authority.resized(&test_attr(3));
+        assert!(!authority.is_size_unpushed());
     }
 
     #[test]

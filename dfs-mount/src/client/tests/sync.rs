@@ -71,6 +71,56 @@ async fn what_another_mount_cut_is_no_loss_after_an_own_change_of_the_size() {
 }
 
 #[tokio::test]
+async fn fdatasync_waits_for_the_log_when_the_size_has_changed_only() {
+    let fake = Fake::start().await;
+    let (client, _) = mount(&fake).await;
+    let file = create(&client, "f", READ_WRITE).await;
+    write(&client, &file, WriteAt::Offset(0), b"0123456789").await;
+    client.fdatasync(&file).await.expect("syncs");
+    assert_eq!(fake.size("f"), 10, "the size belongs to the data");
+    assert_eq!(fake.pushes(), 1);
+    loop {
+        let begun = tokio::time::Instant::now();
+        let before = fake.pushes();
+        write(&client, &file, WriteAt::Offset(0), b"again").await;
+        client.fdatasync(&file).await.expect("syncs");
+        let pushed = fake.pushes() > before;
+        // Later the times would have gone by themselves.
+        if begun.elapsed() < dfs_proto::timing::PUSH_INTERVAL {
+            assert!(!pushed, "the times do not");
+            break;
+        }
+    }
+    let before = fake.pushes();
+    write(&client, &file, WriteAt::Offset(0), b"and again").await;
+    client.fsync(&file).await.expect("syncs");
+    assert!(fake.pushes() > before);
+    write(&client, &file, WriteAt::Offset(0), b"lost").await;
+    fake.lose_chunks();
+    let lost = client.fdatasync(&file).await;
+    assert_eq!(lost.expect_err("lost").code, ErrorCode::WriteLost);
+}
+
+#[tokio::test]
+async fn times_that_were_not_logged_break_no_handle_with_the_session() {
+    let fake = Fake::start().await;
+    let (client, _) = mount(&fake).await;
+    let file = create(&client, "f", READ_WRITE).await;
+    write(&client, &file, WriteAt::Offset(0), b"0123456789").await;
+    client.fsync(&file).await.expect("syncs");
+    write(&client, &file, WriteAt::Offset(0), b"synced").await;
+    client.fdatasync(&file).await.expect("syncs");
+    let session = || client.core.session.borrow().as_ref().map(|s| s.id);
+    let before = session();
+    fake.end_sessions();
+    eventually("another session", || {
+        session().is_some() && session() != before
+    })
+    .await;
+    assert_eq!(read(&client, &file, 0, 10).await, b"synced6789");
+}
+
+#[tokio::test]
 async fn a_write_that_is_really_lost_is_reported_once() {
     let fake = Fake::start().await;
     let (client, _) = mount(&fake).await;

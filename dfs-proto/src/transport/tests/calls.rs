@@ -174,17 +174,72 @@ async fn a_dropped_call_is_given_up() {
 async fn a_call_given_up_before_it_was_sent_is_never_sent() {
     let server = serve().await;
     let connection = server.connect().await;
-    // On a single thread the writer has no chance before the call is dropped.
+    assert_works(&connection).await;
+    // As if somebody else wrote at this moment.
+    let writing = connection.shared.outlet();
     let mut call = Box::pin(connection.call(&Hold(1), Payload::default(), PATIENCE));
-    let polled = std::future::poll_fn(|context| {
-        std::task::Poll::Ready(call.as_mut().poll(context).is_pending())
-    });
-    assert!(polled.await);
+    assert!(is_pending(&mut call));
     assert_eq!(connection.shared.state().pending_len(), 1);
     drop(call);
     assert_eq!(connection.shared.state().pending_len(), 0);
+    drop(writing);
     assert_works(&connection).await;
     assert_eq!(server.tester.held(), 0);
+}
+
+/// Polls once, without letting any task run.
+fn is_pending(work: &mut (impl Future + Unpin)) -> bool {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    std::pin::Pin::new(work).poll(&mut context).is_pending()
+}
+
+#[tokio::test]
+async fn a_call_is_written_by_whoever_makes_it() {
+    let server = serve().await;
+    let connection = server.connect().await;
+    assert_works(&connection).await;
+    let mut call = Box::pin(connection.call(&Hold(1), pattern(10_000), PATIENCE));
+    // On a single thread no task has a chance in between.
+    assert!(is_pending(&mut call));
+    assert_eq!(connection.shared.state().queue_len(), 0);
+    let serve = async {
+        let mut incoming = server.tester.take_held().await;
+        assert_eq!(incoming.take_payload().len(), 10_000);
+        let there = incoming.connection.clone();
+        incoming.answer::<Hold>(Ok(4), Payload::default());
+        // So is a reply.
+        assert_eq!(there.shared.state().queue_len(), 0);
+    };
+    let (answer, ()) = tokio::join!(call, serve);
+    assert_eq!(answer.expect("answers").0, 4);
+}
+
+#[tokio::test]
+async fn what_the_socket_does_not_take_follows_in_order() {
+    let server = serve().await;
+    let connection = server.connect().await;
+    assert_works(&connection).await;
+    // More than the socket's buffers hold: the other side has no chance to read in between.
+    let (calls, payload) = (24, pattern(1 << 20));
+    let mut pending: Vec<_> = (0..calls)
+        .map(|number| {
+            let text = echo(&number.to_string());
+            let (connection, payload) = (connection.clone(), payload.clone());
+            let call = async move { connection.call(&text, payload, PATIENCE).await };
+            let mut call = Box::pin(call);
+            assert!(is_pending(&mut call));
+            call
+        })
+        .collect();
+    assert!(connection.shared.state().queue_len() > 0);
+    let end = echo("the last one");
+    let mut last = Box::pin(connection.call(&end, Payload::default(), PATIENCE));
+    assert!(is_pending(&mut last));
+    for (number, call) in pending.drain(..).enumerate() {
+        let (text, payload) = call.await.expect("answers");
+        assert_eq!((text, payload.len()), (number.to_string(), 1 << 20));
+    }
+    assert_eq!(last.await.expect("answers").0, "the last one");
 }
 
 #[tokio::test]

@@ -252,7 +252,9 @@ impl Fake {
             .ok_or(ErrorCode::Stale)?;
         attr.size = size;
         attr.modified = modified.unwrap_or(attr.modified);
-        Ok(*attr)
+        let attr = *attr;
+        state.pushes += 1;
+        Ok(attr)
     }
 
     async fn set_lock(&self, request: &SetLock) -> Result<LockAnswer> {

@@ -37,6 +37,7 @@ const SERVERS: u32 = 3;
 pub(super) struct State {
     pub(super) life: u64,
     next: u64,
+    pub(super) pushes: u32,
     sessions: BTreeMap<SessionId, Option<Connection>>,
     runs: BTreeMap<Incarnation, SessionId>,
     inodes: BTreeMap<InodeId, FileAttr>,
@@ -210,6 +211,11 @@ impl Fake {
         let state = lock(&self.state);
         let name = FileName::new(name.as_bytes()).expect("a name");
         state.inodes[&state.names[&name]].size
+    }
+
+    /// How often size and times were pushed.
+    pub(super) fn pushes(&self) -> u32 {
+        lock(&self.state).pushes
     }
 
     pub(super) fn holds(&self, inode: InodeId) -> Vec<LeaseKind> {
