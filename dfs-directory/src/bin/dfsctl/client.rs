@@ -91,9 +91,15 @@ impl Client {
         &self,
         addresses: impl Iterator<Item = String>,
     ) -> BTreeMap<String, Result<DirectoryView, String>> {
+        // Under another name: a second connection of the same run would end the first one.
+        let second = Arc::new(Identity {
+            node: NodeId(self.identity.node.0 ^ 1),
+            incarnation: Incarnation(self.identity.incarnation.0 ^ 1),
+            ..(*self.identity).clone()
+        });
         let mut asking: JoinSet<_> = addresses
             .map(|address| {
-                let identity = self.identity.clone();
+                let identity = second.clone();
                 async move {
                     let view = tokio::time::timeout(VIEW_DEADLINE, view_of(&address, identity))
                         .await
@@ -107,6 +113,15 @@ impl Client {
             views.insert(address, view);
         }
         views
+    }
+
+    /// Asks once for something that has a payload.
+    pub(crate) async fn ask_piece<R: Request>(
+        &self,
+        request: &R,
+    ) -> Result<(R::Response, Payload), String> {
+        let answer = self.connection.call(request, Payload::default(), DEADLINE);
+        answer.await.map_err(|e| e.to_string())
     }
 
     /// Asks; waits for what is on its way.
