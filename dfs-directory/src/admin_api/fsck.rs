@@ -252,6 +252,7 @@ impl AdminApi {
                 inode,
                 generation: Generation::FREED,
                 from: 0,
+                to: u64::MAX,
                 layout: FileLayout {
                     chunk_bytes: CHUNK_BYTES_DEFAULT,
                     first_group: GroupId(0),

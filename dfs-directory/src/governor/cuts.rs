@@ -317,6 +317,7 @@ impl Carried {
                     inode: self.intent.inode,
                     generation: self.intent.generation,
                     from: self.intent.from,
+                    to: self.intent.to,
                     layout: self.intent.layout,
                     groups: groups.clone(),
                 },
@@ -354,14 +355,15 @@ impl Carried {
 fn groups_concerned(intent: &Intent) -> BTreeSet<GroupId> {
     let layout = &intent.layout;
     let all = || (0..layout.groups).map(GroupId).collect();
-    let Some(extent) = intent.extent else {
+    let end = intent.extent.unwrap_or(u64::MAX).min(intent.to);
+    if end == u64::MAX {
         return all();
-    };
-    if extent <= intent.from {
+    }
+    if end <= intent.from {
         return BTreeSet::new();
     }
     let first = layout.chunk_of(intent.from).0;
-    let last = layout.chunk_of(extent - 1).0;
+    let last = layout.chunk_of(end - 1).0;
     if last - first >= u64::from(layout.groups) {
         return all();
     }
@@ -454,6 +456,7 @@ mod tests {
             inode: InodeId(5),
             generation: Generation(2),
             from,
+            to: u64::MAX,
             extent,
             layout: FileLayout {
                 chunk_bytes: 4096,
@@ -481,6 +484,16 @@ mod tests {
         assert_eq!(groups(0, Some(4 * 4096)), [0, 1, 2, 3]);
         assert_eq!(groups(5, Some(u64::MAX)), [0, 1, 2, 3]);
         assert_eq!(groups(u64::MAX, None), [0, 1, 2, 3]);
+        let hole = |to, extent| {
+            let intent = Intent {
+                to,
+                ..intent(100, extent)
+            };
+            groups_concerned(&intent).len()
+        };
+        assert_eq!(hole(200, Some(4 * 4096)), 1);
+        assert_eq!(hole(4097, None), 2);
+        assert_eq!(hole(u64::MAX - 1, Some(200)), 1);
     }
 
     fn placed(epoch: u64, effective: bool, states: &[MemberState]) -> Placed {

@@ -14,7 +14,7 @@ use crate::namespace::{Changed, NamespaceCommand, NamespaceOutcome, read};
 use crate::state::{Change, Outcome};
 use dfs_proto::attr::{FileAttr, FileKind, Keep};
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::{InodeId, SessionId};
+use dfs_proto::ids::{InodeId, MapVersion, SessionId};
 use dfs_proto::msg::namespace::{Mutate, Mutated, Mutation};
 use dfs_proto::msg::session::{LeaseGrant, LeaseKind};
 use dfs_proto::name::FileName;
@@ -49,7 +49,7 @@ impl MountApi {
         }
         match &request.mutation {
             Mutation::Create { .. } => return self.create(request, delivery).await,
-            Mutation::SetSize { inode, .. } => {
+            Mutation::SetSize { inode, .. } | Mutation::Punch { inode, .. } => {
                 // An answer to a question that is on its way may be older than this.
                 let mut core = self.core();
                 if core.asks.is_asking(*inode) {
@@ -65,9 +65,11 @@ impl MountApi {
             mutation: mutation.clone(),
         };
         let changed = self.commit_namespace(command).await?;
+        let mut map_version = MapVersion(0);
         if let (Some(generation), Some(attr)) = (changed.cut, &changed.attr) {
             self.placement().intents_changed();
             self.placement().cut_done(attr.inode, generation).await?;
+            map_version = self.placement().map().version;
         }
         if removes {
             let touched = touched_by_name(&changed);
@@ -89,6 +91,7 @@ impl MountApi {
         let mut mutated = Mutated {
             parents,
             replaced: changed.replaced,
+            map_version,
             ..plain(changed.attr)
         };
         if let Some(attr) = changed.attr
@@ -135,6 +138,7 @@ impl MountApi {
         let names: Vec<(InodeId, FileName)> = match mutation {
             Mutation::SetAttr { inode, .. }
             | Mutation::SetSize { inode, .. }
+            | Mutation::Punch { inode, .. }
             | Mutation::Link { inode, .. } => return Ok(BTreeSet::from([*inode])),
             Mutation::Unlink { parent, name, .. } => vec![(*parent, name.clone())],
             Mutation::Rename {
@@ -229,6 +233,7 @@ fn plain(attr: Option<FileAttr>) -> Mutated {
         dir: false,
         parents: [None, None],
         replaced: None,
+        map_version: MapVersion(0),
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) fn dir_changes(mutation: &Mutation, changed: &Changed) -> DirChanges 
         .map(|attr| attr.inode);
     match mutation {
         Mutation::Create { .. } if !changed.created => {}
-        Mutation::SetSize { .. } => {}
+        Mutation::SetSize { .. } | Mutation::Punch { .. } => {}
         Mutation::SetAttr { .. } => {
             changes.extend(named_dir.map(|dir| (dir, Vec::new())));
         }
@@ -253,7 +253,9 @@ impl MountApi {
             | Mutation::Link { parent, .. }
             | Mutation::Unlink { parent, .. }
             | Mutation::RemoveDir { parent, .. } => [Some(*parent), None],
-            Mutation::SetAttr { .. } | Mutation::SetSize { .. } => [None, None],
+            Mutation::SetAttr { .. } | Mutation::SetSize { .. } | Mutation::Punch { .. } => {
+                [None, None]
+            }
         };
         dirs.map(|dir| {
             let dir = dir.filter(|dir| self.core().rights.holds(session, *dir))?;

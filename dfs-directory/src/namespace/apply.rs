@@ -141,5 +141,6 @@ fn mutate(
             size,
             modified,
         } => size::set(tables, now, *inode, *size, *modified),
+        M::Punch { inode, from, to } => size::punch(tables, now, *inode, *from..*to),
     }
 }

@@ -9,18 +9,19 @@ use crate::state::record::store_record;
 use crate::state::tables::{Table, TableError, Write};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{Generation, InodeId};
+use std::ops::Range;
 
-/// Raises the generation and logs the cut at `from`. The caller stores the record.
+/// Raises the generation and logs the cut of `range`. The caller stores the record.
 pub(super) fn cut(
     tables: &mut dyn Write,
     inode: InodeId,
     record: &mut InodeRecord,
-    from: u64,
+    range: Range<u64>,
     extent: Option<u64>,
 ) -> Result<Generation, TableError> {
     let generation = Generation(record.generation).next();
     record.generation = generation.0;
-    put(tables, inode, generation, record, from, extent)?;
+    put(tables, inode, generation, record, range, extent)?;
     Ok(generation)
 }
 
@@ -29,11 +30,12 @@ fn put(
     inode: InodeId,
     generation: Generation,
     record: &InodeRecord,
-    from: u64,
+    range: Range<u64>,
     extent: Option<u64>,
 ) -> Result<(), TableError> {
     let intent = IntentRecord {
-        from,
+        from: range.start,
+        to: range.end,
         extent,
         layout: record.layout,
     };
@@ -76,7 +78,14 @@ pub(super) fn free_orphan(tables: &mut dyn Write, inode: InodeId) -> Done<Effect
     // Only a file that nobody may have written unseen, and that has no cut left to make, is
     // known to end where its record says.
     let extent = (!was_of_interest && cuts.is_empty()).then_some(record.size);
-    put(tables, inode, Generation::FREED, &record, 0, extent)?;
+    put(
+        tables,
+        inode,
+        Generation::FREED,
+        &record,
+        0..u64::MAX,
+        extent,
+    )?;
     Ok(Effect {
         cut: Some(Generation::FREED),
         ..Effect::default()

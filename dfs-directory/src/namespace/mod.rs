@@ -29,6 +29,7 @@ mod dirs;
 mod entries;
 mod format;
 pub mod fsck;
+mod import;
 mod inodes;
 mod intents;
 mod keys;
@@ -52,6 +53,7 @@ use dfs_proto::msg::session::Stamp;
 use serde::{Deserialize, Serialize};
 
 pub use apply::apply;
+pub use import::imported;
 
 /// A change of the namespace.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -156,8 +158,10 @@ pub struct Intent {
     pub inode: InodeId,
     /// `Generation::FREED` for a free.
     pub generation: Generation,
-    /// Everything from this byte on goes.
+    /// Everything from this byte on goes,
     pub from: u64,
+    /// up to this one (exclusive); `u64::MAX` where nothing is left behind it.
+    pub to: u64,
     /// No chunk of the inode lies at or beyond this byte; `None`: unknown (a session that is
     /// gone may have written anywhere).
     pub extent: Option<u64>,

@@ -270,6 +270,7 @@ fn intent(key: &[u8], value: &[u8]) -> Result<Intent, TableError> {
         inode,
         generation,
         from: record.from,
+        to: record.to,
         extent: record.extent,
         layout: record.layout.into(),
     })

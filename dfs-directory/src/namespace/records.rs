@@ -172,6 +172,7 @@ impl Record for EntryRecord {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct IntentRecord {
     pub(super) from: u64,
+    pub(super) to: u64,
     pub(super) extent: Option<u64>,
     pub(super) layout: StoredLayout,
 }

@@ -1,4 +1,4 @@
-//! Sizes: truncate and extend, what the holder of the exclusive lease pushes, and what is left
+//! Sizes: truncate, extend and punch, what the holder of the exclusive lease pushes, and what is left
 //! after a session that ended without a word.
 //!
 //! The invariant: outside the lease holder's own view no chunk byte at or beyond the recorded
@@ -17,6 +17,7 @@ use dfs_proto::attr::{SizeTimes, Timestamp};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{Generation, InodeId};
 use dfs_proto::limits::FILE_BYTES_MAX;
+use std::ops::Range;
 
 /// `truncate`, `ftruncate`, `O_TRUNC`, and growing by `fallocate`. The ctime changes also when
 /// the size does not; with `modified` the mtime too.
@@ -44,11 +45,38 @@ pub(super) fn set(
             tables,
             inode,
             &mut record,
-            size,
+            size..u64::MAX,
             Some(before),
         )?);
     }
     inodes::put(tables, inode, &record)?;
+    Ok(Effect {
+        cut,
+        ..Effect::on(inode, record)
+    })
+}
+
+/// `fallocate` that punches a hole: what lies in the range reads as zeros from now on, and its
+/// space is free. The size stays. Beyond the recorded size there is nothing to take away.
+pub(super) fn punch(
+    tables: &mut dyn Write,
+    now: Timestamp,
+    inode: InodeId,
+    range: Range<u64>,
+) -> Done<Effect> {
+    let mut record = inodes::get(tables, inode)?;
+    check_regular(&record)?;
+    if range.is_empty() {
+        return Err(ErrorCode::InvalidArgument.into());
+    }
+    let mut cut = None;
+    if range.start < record.size {
+        record.changed = now.into();
+        record.modified = now.into();
+        let extent = Some(record.size);
+        cut = Some(intents::cut(tables, inode, &mut record, range, extent)?);
+        inodes::put(tables, inode, &record)?;
+    }
     Ok(Effect {
         cut,
         ..Effect::on(inode, record)
@@ -114,7 +142,7 @@ pub(super) fn settle(tables: &mut dyn Write, inode: InodeId) -> Done<Effect> {
         return Ok(Effect::on(inode, record));
     }
     let size = record.size;
-    let cut: Generation = intents::cut(tables, inode, &mut record, size, None)?;
+    let cut: Generation = intents::cut(tables, inode, &mut record, size..u64::MAX, None)?;
     inodes::put(tables, inode, &record)?;
     Ok(Effect {
         cut: Some(cut),

@@ -170,8 +170,12 @@ impl Core {
             stamp,
             mutation: mutation.clone(),
         };
-        let done = self.repeat(&stamped, Wait::Long, &mutate).await?;
-        Ok(done.map(|(mutated, _)| mutated))
+        let Some((mutated, _)) = self.repeat(&stamped, Wait::Long, &mutate).await? else {
+            return Ok(None);
+        };
+        // A server that the epochs of a cut have left behind may not have made it (R7).
+        self.refresh_map(mutated.map_version).await;
+        Ok(Some(mutated))
     }
 
     /// Gets the map if it is older than `wanted`.

@@ -33,7 +33,7 @@ fn names_of(mutation: &Mutation) -> Vec<(InodeId, FileName)> {
             new_name,
             ..
         } => vec![(*parent, name.clone()), (*new_parent, new_name.clone())],
-        Mutation::SetAttr { .. } | Mutation::SetSize { .. } => Vec::new(),
+        Mutation::SetAttr { .. } | Mutation::SetSize { .. } | Mutation::Punch { .. } => Vec::new(),
     }
 }
 
@@ -59,7 +59,7 @@ fn names_after(mutation: &Mutation, mutated: &Mutated) -> Vec<Name> {
                 false => vec![Name::Absent, is],
             }
         }
-        Mutation::SetAttr { .. } | Mutation::SetSize { .. } => Vec::new(),
+        Mutation::SetAttr { .. } | Mutation::SetSize { .. } | Mutation::Punch { .. } => Vec::new(),
     }
 }
 

@@ -10,7 +10,7 @@
 //! | pure machines | `logic` |
 //! | directory | `link` (connection, heartbeats, right to cache), `session`, `call` (retries), `reclaim`, `callbacks` |
 //! | file servers | `servers`, `map_cache`, `chunk_io` |
-//! | operations | `names`, `changes`, `opens`, `read`, `write`, `sync`, `push`, `locks` |
+//! | operations | `names`, `changes`, `opens`, `read`, `write`, `punch`, `sync`, `push`, `locks` |
 //!
 //! Everything may be called from any task of any tokio runtime. Futures may be dropped: a read
 //! ends there, a change goes on in the background until its outcome is known. A lock wait that is
@@ -35,6 +35,7 @@ mod names;
 mod opens;
 mod ordering;
 mod patience;
+mod punch;
 mod push;
 mod reach;
 mod read;
@@ -365,6 +366,12 @@ impl Client {
     pub async fn allocate(&self, handle: &Handle, range: Allocate) -> Result<()> {
         let allocate = self.core.allocate(handle.0.clone(), range);
         self.limited(allocate).await
+    }
+
+    /// Punches a hole into a file that is open for writing: the range reads as zeros from now
+    /// on, its space is free, the size stays.
+    pub async fn punch(&self, handle: &Handle, range: Allocate) -> Result<()> {
+        self.limited(self.core.punch(handle.0.clone(), range)).await
     }
 
     /// Data, size and times onto the disks.

@@ -189,6 +189,6 @@ pub struct LockRequest {
 pub struct Allocate {
     pub offset: u64,
     pub len: u64,
-    /// FALLOC_FL_KEEP_SIZE.
+    /// FALLOC_FL_KEEP_SIZE; a hole always keeps it.
     pub keep_size: bool,
 }

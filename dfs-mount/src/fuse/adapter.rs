@@ -593,21 +593,17 @@ impl Filesystem for Adapter {
     ) {
         let (client, handle) = (self.client.clone(), self.file(fh));
         let work = async move {
-            let keep_size = match mode {
-                0 => false,
-                libc::FALLOC_FL_KEEP_SIZE => true,
-                _ => return Err(Error::from(ErrorCode::Unsupported)),
+            const HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            let range = Allocate {
+                offset,
+                len: length,
+                keep_size: mode != 0,
             };
-            client
-                .allocate(
-                    &handle?,
-                    Allocate {
-                        offset,
-                        len: length,
-                        keep_size,
-                    },
-                )
-                .await
+            match mode {
+                0 | libc::FALLOC_FL_KEEP_SIZE => client.allocate(&handle?, range).await,
+                HOLE => client.punch(&handle?, range).await,
+                _ => Err(Error::from(ErrorCode::Unsupported)),
+            }
         };
         self.change_data(request, reply, work, |reply, ()| reply.ok());
     }

@@ -43,13 +43,16 @@ pub struct EpochsEffective {
     pub groups: Vec<(GroupId, Epoch)>,
 }
 
-/// Make a cut: everything of the inode from byte `from` on is gone, and so is every older
-/// generation. Idempotent. `Generation::FREED` with `from` 0 frees the inode.
+/// Make a cut: everything of the inode from byte `from` up to `to` (exclusive) is gone, and so is
+/// every older generation. Idempotent. `to` is `u64::MAX` where nothing is left behind it (the
+/// file was shortened); else the cut is a hole in the middle. `Generation::FREED` from 0 on frees
+/// the inode.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct CutInode {
     pub inode: InodeId,
     pub generation: Generation,
     pub from: u64,
+    pub to: u64,
     pub layout: FileLayout,
     /// The groups that this server is asked for (all that it is a member of).
     pub groups: Vec<GroupId>,

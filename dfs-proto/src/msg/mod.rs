@@ -31,6 +31,7 @@
 //! | `offset`, `len` of chunk requests | end within the chunk, without overflow; `len <= IO_BYTES_MAX` (`PAYLOAD_BYTES_MAX` between servers) |
 //! | payload of chunk requests and answers | its length, and `payload::verify_checksums` |
 //! | `size` of `SetSize` and `SizeTimes` | `<= FILE_BYTES_MAX` |
+//! | `from`, `to` of `Punch` and `CutInode` | `from < to` |
 //! | `target` of `Symlink` | not empty, no NUL, `<= SYMLINK_BYTES_MAX` |
 //! | `items_max`, `entries_max` | capped by the page limits of `limits`, and at least 1 |
 //! | host names, mount points, addresses, reasons | length, before they are stored; control characters, before they are logged |

@@ -3,7 +3,7 @@
 use super::requests;
 use super::session::{LeaseGrant, Stamp};
 use crate::attr::{DirEntry, FileAttr, FileKind, Keep, SetAttr, StatFs};
-use crate::ids::InodeId;
+use crate::ids::{InodeId, MapVersion};
 use crate::name::FileName;
 use serde::{Deserialize, Serialize};
 
@@ -164,6 +164,14 @@ pub enum Mutation {
         size: u64,
         modified: bool,
     },
+    /// Punches a hole: the bytes from `from` up to `to` (exclusive) read as zeros from now on,
+    /// and their space is free; the size stays. As with `SetSize` the session holds the
+    /// exclusive lease, has pushed its size, and is answered when every replica has made the cut.
+    Punch {
+        inode: InodeId,
+        from: u64,
+        to: u64,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -185,6 +193,10 @@ pub struct Mutated {
     pub parents: [Option<FileAttr>; 2],
     /// Rename: the inode that had the new name before; its attributes have changed.
     pub replaced: Option<InodeId>,
+    /// A cut (`SetSize`, `Punch`): a map that names the epochs in which it was made. A server
+    /// that these epochs have left behind may not have made it, and knows nothing of that: the
+    /// session uses no older map for this inode from now on (R7). Else 0.
+    pub map_version: MapVersion,
 }
 
 requests! {

@@ -1,16 +1,15 @@
-//! Removing: a chunk, or everything of an inode from a byte on.
+//! Removing: a chunk, or a range of an inode, mostly everything from a byte on.
 
+use super::clear::parts;
 use super::disk::Step;
 use super::error::{Result, StoreError};
 use super::file;
 use super::index::Change as IndexChange;
-use super::live::{Change, Live};
 use super::store::{CUT_STRIPES, ChunkStore, lock};
 use dfs_proto::ids::{ChunkIndex, ChunkKey, Generation, GroupId, InodeId};
 use dfs_proto::layout::FileLayout;
-use dfs_proto::limits::BLOCK_BYTES;
 use std::io::ErrorKind;
-use std::time::Instant;
+use std::ops::Range;
 
 /// Chunks that are removed with one commit, their locks held together.
 const BATCH: usize = 256;
@@ -41,14 +40,15 @@ impl ChunkStore {
         Ok((keys.len(), end))
     }
 
-    /// Makes a cut in the chunks of `groups`: everything of the inode from byte `from` on is
-    /// gone, and so is every older generation. Durable when it returns; done once, a repeat
-    /// does nothing. Chunks of this or a later generation are left alone.
+    /// Makes a cut in the chunks of `groups`: everything of the inode in `range` is gone, and so
+    /// is every older generation. A range up to `u64::MAX` shortens, any other one leaves a hole
+    /// of zeros. Durable when it returns; done once, a repeat does nothing. Chunks of this or a
+    /// later generation are left alone.
     pub fn cut(
         &self,
         inode: InodeId,
         generation: Generation,
-        from: u64,
+        range: Range<u64>,
         layout: FileLayout,
         groups: &[GroupId],
     ) -> Result<()> {
@@ -56,6 +56,11 @@ impl ChunkStore {
         if !layout.is_valid() {
             return Err(StoreError::Invalid(format!(
                 "{inode} has no valid layout: {layout:?}"
+            )));
+        }
+        if range.is_empty() {
+            return Err(StoreError::Invalid(format!(
+                "{inode}: a cut of nothing: {range:?}"
             )));
         }
         let _one_at_a_time = lock(&self.cuts[inode.0 as usize % CUT_STRIPES]);
@@ -78,23 +83,28 @@ impl ChunkStore {
             return Ok(());
         }
 
+        // Chunks of which a part stays, and those that go as a whole.
         let chunk_bytes = u64::from(layout.chunk_bytes);
-        let within = (from % chunk_bytes) as u32;
-        let boundary = ChunkKey {
-            inode,
-            index: layout.chunk_of(from),
-        };
-        if within > 0 && raised.contains(&layout.group_of(boundary.index)) {
-            self.shorten(boundary, within, generation)?;
-            self.disk.reach(Step::BoundaryCut)?;
+        for (index, part) in parts(&range, chunk_bytes) {
+            let key = ChunkKey { inode, index };
+            if raised.contains(&layout.group_of(index)) {
+                self.clear_part(key, part, generation)?;
+                self.disk.reach(Step::BoundaryCut)?;
+            }
         }
-        let first = ChunkIndex(from.div_ceil(chunk_bytes));
+        let first = ChunkIndex(range.start.div_ceil(chunk_bytes));
+        let end = match range.end {
+            u64::MAX => u64::MAX,
+            end => end / chunk_bytes,
+        };
         let beyond: Vec<ChunkKey> = {
             let catalog = self.catalog();
             raised
                 .iter()
                 .flat_map(|group| catalog.of_inode(inode, *group, first))
-                .filter(|(_, entry)| entry.row.generation < generation)
+                .filter(|(key, entry)| {
+                    (key.index.0 < end || end == u64::MAX) && entry.row.generation < generation
+                })
                 .map(|(key, _)| key)
                 .collect()
         };
@@ -162,75 +172,5 @@ impl ChunkStore {
         }
         fan.changed();
         Ok(())
-    }
-
-    /// Shortens the chunk that the cut goes through, durably.
-    fn shorten(&self, key: ChunkKey, len: u32, generation: Generation) -> Result<()> {
-        let handle = self.handle(key);
-        let mut live = handle.write();
-        match self.load(key, &mut live) {
-            Ok(true) => {}
-            Ok(false) => return Ok(()),
-            // Nothing to shorten: this copy is to be replaced by one that was.
-            Err(StoreError::Rotten { .. }) => return Ok(()),
-            Err(e) => return Err(e),
-        }
-        let Some(live) = live.as_mut() else {
-            return Ok(());
-        };
-        if live.meta().generation >= generation || live.meta().len <= len {
-            return Ok(());
-        }
-        self.shorten_live(live, len, generation)?;
-        live.sync(&self.disk)?;
-        live.note_synced(&self.disk)?;
-        // Only now: a crash before could have gone back to a state that has these blocks.
-        live.file()
-            .truncate_blocks(live.meta().blocks())
-            .map_err(|e| self.disk.failed_doing("shorten", live.file().path(), e))?;
-        let damage = self.damage(key);
-        self.publish(live.meta(), damage);
-        let mut catalog = self.catalog();
-        catalog.set_dirty(key, Instant::now());
-        if live.is_marked() {
-            catalog.set_marked(key, Some(Instant::now()));
-        }
-        Ok(())
-    }
-
-    fn shorten_live(&self, live: &mut Live, len: u32, generation: Generation) -> Result<()> {
-        let mut meta = live.meta().clone();
-        let last = len / BLOCK_BYTES as u32;
-        let within = len as usize % BLOCK_BYTES;
-        let rewritten = within > 0 && meta.present.contains(last);
-        let mut block = vec![0; BLOCK_BYTES];
-        if rewritten {
-            // What is rotten stays told: the copy is damaged and the block fails its checksum
-            // still, unless it is torn, in which case any content will do.
-            match live.read_verified(last, &mut block, &self.disk) {
-                Ok(()) => {}
-                Err(e) if self.damage(meta.key).is_none() => {
-                    self.note_damage(e);
-                    return Ok(());
-                }
-                Err(_) => live.read_raw(last, &mut block, false, &self.disk)?,
-            }
-            block[within..].fill(0);
-        }
-        meta.len = len;
-        meta.generation = generation;
-        meta.present.truncate(meta.blocks());
-        meta.dirty.truncate(meta.blocks());
-        meta.checksums.truncate(meta.blocks() as usize);
-        if rewritten {
-            meta.set_block(last, crc32c::crc32c(&block));
-            let change = Change {
-                first: last,
-                pieces: [&[], &block, &[]],
-            };
-            live.change(meta, &change, &self.disk)
-        } else {
-            live.change_header(meta, &self.disk)
-        }
     }
 }

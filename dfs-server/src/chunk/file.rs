@@ -10,6 +10,7 @@ use dfs_proto::ids::ChunkKey;
 use dfs_proto::limits::BLOCK_BYTES;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -247,6 +248,25 @@ impl ChunkFile {
             self.buffered.set_len(end)?;
         }
         Ok(())
+    }
+
+    /// Gives back the space of these blocks, if the file system can. Nobody reads them any more.
+    pub(super) fn punch_blocks(&self, blocks: Range<u32>) -> io::Result<()> {
+        use rustix::fs::FallocateFlags;
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let offset = offset_of(blocks.start);
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(
+            &self.buffered,
+            flags,
+            offset,
+            offset_of(blocks.end) - offset,
+        ) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Everything written so far onto disk.

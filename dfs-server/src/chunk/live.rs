@@ -205,6 +205,36 @@ impl Live {
         disk.reach(Step::Written)
     }
 
+    /// The same for some single blocks, with their content; `meta` may also have lost blocks.
+    /// All of it counts, or nothing.
+    pub(super) fn change_blocks(
+        &mut self,
+        mut meta: Meta,
+        blocks: &[(u32, Vec<u8>)],
+        disk: &Disk,
+    ) -> Result<()> {
+        self.settle();
+        for (block, _) in blocks {
+            self.mark(*block..block + 1, disk)?;
+        }
+        meta.mark = self.meta.mark.clone();
+        meta.dirty = BlockSet::default();
+        let dirty = self.meta.dirty.iter().chain(blocks.iter().map(|(b, _)| *b));
+        for block in dirty.filter(|block| meta.present.contains(*block)) {
+            meta.dirty.insert(block);
+        }
+        self.put_slot(meta, disk)?;
+        disk.reach(Step::SlotWritten)?;
+        for (first, content) in blocks {
+            let change = Change {
+                first: *first,
+                pieces: [&[], content, &[]],
+            };
+            self.write(&change, disk)?;
+        }
+        disk.reach(Step::Written)
+    }
+
     fn write(&self, change: &Change<'_>, disk: &Disk) -> Result<()> {
         #[cfg(test)]
         if disk.faults.strikes(Step::HalfWritten) {

@@ -12,6 +12,7 @@
 
 mod bits;
 mod catalog;
+mod clear;
 mod cut;
 mod disk;
 mod error;

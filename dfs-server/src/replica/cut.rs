@@ -1,4 +1,5 @@
-//! Cuts: an inode's bytes from some place on are gone, and every older generation with them.
+//! Cuts: a range of an inode's bytes, mostly from some place on, is gone, and every older
+//! generation with it.
 //!
 //! A cut waits until no write of its inode is in progress here, and no write starts before it
 //! has ended. It does not depend on epochs: the directory repeats it until every member of
@@ -26,8 +27,8 @@ pub(super) struct CutGate {
 
 impl ReplicaCore {
     pub(super) fn cut(&mut self, caller: Caller, request: CutInode, h: &dyn Holdings) {
-        if !request.layout.is_valid() {
-            let error = Error::new(ErrorCode::InvalidArgument, "a layout that cannot be");
+        if !request.layout.is_valid() || request.to <= request.from {
+            let error = Error::new(ErrorCode::InvalidArgument, "a cut that cannot be");
             return self.refuse(caller, error);
         }
         let inode = request.inode;
@@ -65,6 +66,7 @@ impl ReplicaCore {
             inode,
             generation: request.generation,
             from: request.from,
+            to: request.to,
             layout: request.layout,
             groups: request.groups.clone(),
         };

@@ -188,6 +188,7 @@ pub enum DiskOp {
         inode: InodeId,
         generation: Generation,
         from: u64,
+        to: u64,
         layout: FileLayout,
         groups: Vec<GroupId>,
     },

@@ -5,7 +5,7 @@
 //! be copied. Beside that the inventories are compared. When nothing differs any more and the
 //! member has everything on disk, it is proposed; from then on a write needs it like any other.
 
-use super::equalise::compare_pages;
+use super::difference::compare_pages;
 use super::event::{Action, Request, Response};
 use super::group::{Group, Role, Stage};
 use super::holdings::Holdings;

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `gate` | whether a request may be served at all: epoch, role, fence, generation |
 //! | `lane` | the order of changes of one chunk (data only) |
+//! | `pending` | what is waited for, and why |
 //! | `primary` | writes of mounts: order, forward, commit |
 //! | `backup` | forwarded writes and the questions of a primary |
 //! | `reader` | reads, syncs and the repair of damaged copies |
@@ -15,6 +16,7 @@
 //! | `cut` | cuts, serialised with the writes of their inode |
 //! | `transfer` | copying one chunk between two members |
 //! | `equalise` | making the members of a new epoch equal |
+//! | `difference` | what differs, and whose copy wins |
 //! | `scrub` | comparing the copies of a chunk, replacing wrong ones |
 //! | `verdict` | which copy is right |
 //! | `join` | bringing a joining member up to date |
@@ -28,6 +30,7 @@ mod adopt;
 mod backup;
 mod budget;
 mod cut;
+mod difference;
 mod equalise;
 mod event;
 mod fingerprint;
@@ -36,6 +39,7 @@ mod group;
 mod holdings;
 mod join;
 mod lane;
+mod pending;
 mod planted;
 mod primary;
 mod reader;
@@ -56,17 +60,16 @@ use budget::Budget;
 use cut::CutGate;
 use dfs_proto::cluster::GroupConfig;
 use dfs_proto::error::{Error, ErrorCode};
-use dfs_proto::ids::{
-    ChunkKey, Epoch, GroupId, Incarnation, InodeId, ServerId, ServerRun, SessionId, Version,
-};
+use dfs_proto::ids::{ChunkKey, Epoch, GroupId, Incarnation, InodeId, ServerRun, SessionId};
 use dfs_proto::msg::registry::RepairWork;
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::FORWARD_DEADLINE;
 use equalise::EqualiseBatch;
 use group::{Group, Role, Stage};
 use lane::{LANE_BYTES_MAX, LANE_MAX, Lane, Op};
+use pending::{DiskFor, PendingDisk, SendFor};
 use release::Release;
-use scrub::{Checking, Listing, Mending};
+use scrub::{Listing, Mending};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use transfer::Transfer;
@@ -77,120 +80,6 @@ const REPORT_AFTER: Duration = Duration::from_millis(500);
 
 /// A failed disk is reported again after this: who is out already may not have been told.
 const DISK_REPORT_AFTER: Duration = Duration::from_secs(5);
-
-/// What to do when a disk operation ends.
-#[derive(Clone, Hash, Debug)]
-enum DiskFor {
-    Read {
-        caller: Caller,
-        key: ChunkKey,
-        group: GroupId,
-    },
-    Sync {
-        caller: Caller,
-    },
-    Local {
-        key: ChunkKey,
-        version: Version,
-    },
-    Apply {
-        key: ChunkKey,
-    },
-    Install {
-        key: ChunkKey,
-    },
-    Adoption(u64),
-    Fence(u64),
-    Cut(InodeId),
-    /// Answered with `Done` (or the image) as it is.
-    Caller(Caller),
-    CaughtUp {
-        caller: Caller,
-        group: GroupId,
-        epoch: Epoch,
-    },
-    Transfer {
-        id: u64,
-        key: ChunkKey,
-    },
-    Torn {
-        key: ChunkKey,
-    },
-    Checked {
-        check: Checking,
-        caller: Caller,
-    },
-    ScrubOwn {
-        check: Checking,
-        id: u64,
-        own: ServerRun,
-    },
-    OwnFloors {
-        group: GroupId,
-        epoch: Epoch,
-    },
-    OldFloors {
-        group: GroupId,
-        epoch: Epoch,
-    },
-    Release {
-        number: u64,
-        group: GroupId,
-    },
-}
-
-#[derive(Clone, Hash, Debug)]
-struct PendingDisk {
-    what: DiskFor,
-    /// The group whose adoption waits for it.
-    busy: Option<GroupId>,
-}
-
-impl PendingDisk {
-    /// Whether it keeps the lane of this chunk occupied.
-    fn holds(&self, chunk: ChunkKey) -> bool {
-        match &self.what {
-            DiskFor::Local { key, .. }
-            | DiskFor::Apply { key }
-            | DiskFor::Install { key }
-            | DiskFor::Transfer { key, .. }
-            | DiskFor::Torn { key } => *key == chunk,
-            _ => false,
-        }
-    }
-}
-
-/// What to do when a request is answered.
-#[derive(Clone, Copy, Debug)]
-enum SendFor {
-    Forward {
-        key: ChunkKey,
-        version: Version,
-        run: ServerRun,
-    },
-    Transfer(u64),
-    ScrubList {
-        id: u64,
-        run: ServerRun,
-    },
-    ScrubCheck {
-        key: ChunkKey,
-        id: u64,
-        run: ServerRun,
-    },
-    Equalise {
-        group: GroupId,
-        epoch: Epoch,
-        run: ServerRun,
-    },
-    Join {
-        group: GroupId,
-        epoch: Epoch,
-        server: ServerId,
-        attempt: u64,
-    },
-    Nobody,
-}
 
 /// What the core shows of a group, for status and for the invariants of the simulation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -163,9 +163,10 @@ pub(super) fn perform(store: &ChunkStore, op: &DiskOp) -> Result<DiskDone, Error
             inode,
             generation,
             from,
+            to,
             layout,
             groups,
-        } => store.cut(*inode, *generation, *from, *layout, groups)?,
+        } => store.cut(*inode, *generation, *from..*to, *layout, groups)?,
         DiskOp::InstallFloors { group, floors } => store.install_floors(*group, floors)?,
         DiskOp::DropFloors { group, epoch } => store.drop_floors(*group, *epoch)?,
         DiskOp::Install {

@@ -9,6 +9,7 @@ use dfs_proto::ids::{Epoch, ServerRun};
 use std::rc::Rc;
 
 pub(super) fn settle(state: &mut State, options: &Options) {
+    super::cut::drive(state, options);
     end_sessions(state, options);
     forget(state, options);
     count_as_whole(state);
@@ -28,7 +29,9 @@ fn end_sessions(state: &mut State, options: &Options) {
     }
     let directory = Rc::make_mut(&mut state.directory);
     for (at, session) in directory.sessions.iter_mut().enumerate() {
-        if *session != Session::Ending {
+        let cuts = directory.cut.as_ref();
+        // What is logged comes first.
+        if *session != Session::Ending || cuts.is_some_and(|cut| cut.client == at as u8) {
             continue;
         }
         *session = Session::Over;
@@ -49,6 +52,7 @@ fn forget(state: &mut State, options: &Options) {
             let writing = state.clients[usize::from(*client)].writing;
             writing.is_some_and(|write| write.sequence == *sequence)
         }
+        Message::Cut { to, .. } => state.place(*to).is_some(),
         Message::Propose { epoch, .. } => *epoch == state.directory.config().epoch,
         Message::Write { to, epoch, .. } | Message::Peer { to, epoch, .. } => {
             options.old_messages_count || is_open(state, *to, *epoch)
@@ -87,7 +91,7 @@ fn count_as_whole(state: &mut State) {
 /// While no write is in flight, all members of an epoch that serves hold the same.
 fn equal_at_rest(state: &State) -> Result<(), String> {
     let config = state.directory.config();
-    if !state.directory.is_effective() {
+    if !state.directory.is_effective() || state.directory.cut.is_some() {
         return Ok(());
     }
     let members: Vec<ServerRun> = config.in_sync().collect();

@@ -6,7 +6,7 @@ use super::options::{Options, Rule};
 use dfs_directory::placement::GroupRecord;
 use dfs_directory::placement::transition::{self, Event, Primaries, ServerView, Servers};
 use dfs_proto::cluster::{Equalise, GroupConfig, GroupMember, MemberState};
-use dfs_proto::ids::{Epoch, Incarnation, ServerId, ServerRun};
+use dfs_proto::ids::{Epoch, Generation, Incarnation, ServerId, ServerRun};
 use std::hash::{Hash, Hasher};
 
 /// How far the last epoch is.
@@ -39,6 +39,21 @@ pub(super) struct Directory {
     /// Servers that are being asked to fence, as bits, and in which epoch each has done it.
     pub(super) fence_asked: u8,
     pub(super) fenced: Vec<Epoch>,
+    /// Of the chunk's inode: cuts raise it.
+    pub(super) generation: Generation,
+    pub(super) cut: Option<Cut>,
+    /// Servers that are being asked to cut, as bits.
+    pub(super) cut_asked: u8,
+}
+
+/// A cut that has not ended.
+#[derive(Clone, Hash, Debug)]
+pub(super) struct Cut {
+    pub(super) client: u8,
+    /// Its number in the history.
+    pub(super) value: u8,
+    /// In which epoch each server has made it.
+    pub(super) made: Vec<Epoch>,
 }
 
 impl Hash for Directory {
@@ -51,6 +66,7 @@ impl Hash for Directory {
         (self.adopted, self.equalising, self.holder).hash(hasher);
         (self.sessions, self.fence_asked).hash(hasher);
         self.fenced.hash(hasher);
+        (self.generation, &self.cut, self.cut_asked).hash(hasher);
     }
 }
 
@@ -103,6 +119,9 @@ impl Directory {
             sessions: [Session::Alive; 2],
             fence_asked: 0,
             fenced: vec![Epoch(0); usize::from(options.replicas)],
+            generation: Generation(1),
+            cut: None,
+            cut_asked: 0,
         }
     }
 
@@ -223,6 +242,15 @@ impl Directory {
         config
             .in_sync()
             .filter(|run| self.fenced[run.server.0 as usize - 1] != config.epoch)
+    }
+
+    /// The connection to a server is gone, and with it what it was asked.
+    pub(super) fn disconnected(&mut self, server: ServerId) {
+        self.fence_asked &= !bit(server);
+        self.cut_asked &= !bit(server);
+        if self.config().primary == Some(server) && self.equalising == Equalising::Asked {
+            self.equalising = Equalising::No;
+        }
     }
 
     pub(super) fn is_fencing(&self) -> bool {

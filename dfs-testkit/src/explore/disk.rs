@@ -4,7 +4,7 @@ use super::options::Rule;
 use super::{CHUNK, GROUP};
 use dfs_proto::cluster::GroupConfig;
 use dfs_proto::error::{Error, ErrorCode};
-use dfs_proto::ids::{ChunkKey, Generation, GroupId, InodeId, SessionId, Version};
+use dfs_proto::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, SessionId, Version};
 use dfs_proto::msg::chunk::ChunkRead;
 use dfs_proto::msg::peer::{ChunkImage, ChunkState, WriteRecord};
 use dfs_proto::payload::{Payload, block_checksums};
@@ -28,6 +28,8 @@ pub(super) struct Disk {
     synced: Option<Stored>,
     pub(super) config: Option<GroupConfig>,
     pub(super) fenced: BTreeSet<SessionId>,
+    /// Up to which generation the inode was cut, and the epoch of that cut.
+    floor: Option<(Generation, Epoch)>,
 }
 
 impl Disk {
@@ -105,6 +107,10 @@ impl Disk {
                     let own = self.chunk.as_ref().map(|chunk| chunk.records.clone());
                     records = own.unwrap_or_default();
                 }
+                if hole {
+                    // A removal is durable when it is answered.
+                    self.synced = None;
+                }
                 self.chunk = (!hole).then(|| Stored {
                     generation: image.generation,
                     version: image.version,
@@ -112,16 +118,46 @@ impl Disk {
                     records,
                 });
             }
-            // No cuts and no damage are explored.
-            DiskOp::Cut { .. }
-            | DiskOp::AdoptTorn { .. }
-            | DiskOp::Check { .. }
-            | DiskOp::Release { .. } => {
+            DiskOp::Cut { generation, .. } => self.cut(generation, rule),
+            DiskOp::InstallFloors { floors, .. } => {
+                for (_, generation) in floors {
+                    self.raise(generation, rule);
+                }
+            }
+            DiskOp::DropFloors { epoch, .. } => {
+                self.floor = self.floor.filter(|(_, made)| *made >= epoch);
+            }
+            // No damage is explored.
+            DiskOp::AdoptTorn { .. } | DiskOp::Check { .. } | DiskOp::Release { .. } => {
                 return Err(Error::bare(ErrorCode::Internal));
             }
-            DiskOp::InstallFloors { .. } | DiskOp::DropFloors { .. } => {}
         }
         Ok(DiskDone::Done)
+    }
+
+    fn raise(&mut self, generation: Generation, rule: Rule) -> bool {
+        let epoch = self.config.as_ref().map_or(Epoch(0), |config| config.epoch);
+        let raises = self.floor.is_none_or(|floor| floor < (generation, epoch));
+        if raises && rule != Rule::NoFloors {
+            self.floor = Some((generation, epoch));
+        }
+        raises
+    }
+
+    /// Durable when it is answered, done once for each epoch, and never to what is later.
+    fn cut(&mut self, generation: Generation, rule: Rule) {
+        let late = rule == Rule::LateCuts;
+        if !self.raise(generation, rule) && !late {
+            return;
+        }
+        let goes = |chunk: &Stored| chunk.generation < generation || late;
+        self.chunk.take_if(|chunk| goes(chunk));
+        self.synced.take_if(|chunk| goes(chunk));
+    }
+
+    fn floor(&self) -> Generation {
+        self.floor
+            .map_or(Generation(0), |(generation, _)| generation)
     }
 
     fn payload(&self) -> Payload {
@@ -134,7 +170,7 @@ impl Disk {
     fn image(&self, payload: &Payload) -> ChunkImage {
         let chunk = self.chunk.as_ref();
         ChunkImage {
-            floor: Generation(0),
+            floor: self.floor(),
             generation: chunk.map_or(Generation(0), |c| c.generation),
             version: chunk.map_or(Version::HOLE, |c| c.version),
             len: payload.len() as u32,
@@ -163,7 +199,7 @@ impl Holdings for Disk {
     }
 
     fn floor(&self, _: GroupId, _: InodeId) -> Generation {
-        Generation(0)
+        self.floor()
     }
 
     fn chunks(&self, group: GroupId, after: Option<ChunkKey>, _: usize) -> (Vec<ChunkState>, bool) {
@@ -175,10 +211,12 @@ impl Holdings for Disk {
     fn floors(
         &self,
         _: GroupId,
-        _: Option<InodeId>,
+        after: Option<InodeId>,
         _: usize,
     ) -> (Vec<(InodeId, Generation)>, bool) {
-        (Vec::new(), true)
+        let floor = self.floor.filter(|_| after.is_none());
+        let page = floor.map(|(generation, _)| (CHUNK.inode, generation));
+        (page.into_iter().collect(), true)
     }
 
     fn is_low(&self) -> bool {

@@ -25,6 +25,7 @@
 //! delivered, or never. The simulation (`crate::sim`) has all of these.
 
 mod check;
+mod cut;
 mod digest;
 mod directory;
 mod disk;

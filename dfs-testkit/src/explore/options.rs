@@ -37,6 +37,14 @@ pub enum Rule {
     NoFence,
     /// An adoption does not carry the ended sessions.
     AdoptionWithoutFences,
+    /// A disk makes every cut that it is asked for, whatever it holds by then.
+    LateCuts,
+    /// Nothing remembers up to which generation an inode was cut.
+    NoFloors,
+    /// A mount that has cut does not hear in which epochs that was made.
+    CutsHideTheirEpoch,
+    /// A cut has ended when every member has made it in some epoch.
+    CutsOfAnyEpoch,
 }
 
 /// What may happen at most, beside losing, doubling and delaying every message.
@@ -47,8 +55,10 @@ pub struct Options {
     pub stale_joiner: bool,
     /// Epochs, the first one included.
     pub epochs: u8,
-    /// Writes, by two mounts.
+    /// Writes, by two mounts; that of a stale joiner's past included.
     pub writes: u8,
+    /// Cuts by the holder of the lease: all that was written goes.
+    pub cuts: u8,
     /// Servers that stop at once.
     pub crashes: u8,
     /// Of these, those that lose what was not synced.
@@ -63,6 +73,9 @@ pub struct Options {
     /// Messages to runs that are gone, or of epochs that are over, count: needed where a rule
     /// is left out that refuses them.
     pub old_messages_count: bool,
+    /// What happened before, as traces say it: the beginning of each line is enough. Everything
+    /// that can happen after it is explored, and counts.
+    pub begin: &'static [&'static [&'static str]],
     /// Give up after so many states.
     pub states_max: usize,
     /// Print each depth.
@@ -76,6 +89,7 @@ impl Default for Options {
             stale_joiner: false,
             epochs: 2,
             writes: 2,
+            cuts: 0,
             crashes: 0,
             power_losses: 0,
             session_ends: 0,
@@ -83,6 +97,7 @@ impl Default for Options {
             rule: Rule::None,
             plant: |_| {},
             old_messages_count: false,
+            begin: &[],
             states_max: 100_000_000,
             talks: false,
         }

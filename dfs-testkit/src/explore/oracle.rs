@@ -12,6 +12,8 @@ pub(super) const WRITES_MAX: u8 = 4;
 pub(super) struct Oracle {
     situations: u128,
     pending: u8,
+    /// Those of the writes that leave the value of the beginning.
+    cuts: u8,
 }
 
 impl Default for Oracle {
@@ -19,6 +21,7 @@ impl Default for Oracle {
         Self {
             situations: 1,
             pending: 0,
+            cuts: 0,
         }
     }
 }
@@ -45,7 +48,11 @@ impl Oracle {
             for (_, effective) in self.each() {
                 for write in 1..=WRITES_MAX {
                     if self.pending & !effective & mask(write) != 0 {
-                        self.situations |= bit(write, effective | mask(write));
+                        let value = match self.cuts & mask(write) {
+                            0 => write,
+                            _ => 0,
+                        };
+                        self.situations |= bit(value, effective | mask(write));
                     }
                 }
             }
@@ -72,6 +79,11 @@ impl Oracle {
 
     pub(super) fn begins(&mut self, write: u8) {
         self.pending |= mask(write);
+    }
+
+    pub(super) fn begins_cut(&mut self, cut: u8) {
+        self.cuts |= mask(cut);
+        self.begins(cut);
     }
 
     /// A client was told that its write is done. False: it cannot have been.
@@ -131,6 +143,16 @@ mod tests {
         oracle.begins(2);
         assert!(oracle.answered(2));
         assert!(!oracle.read(1));
+    }
+
+    #[test]
+    fn a_cut_leaves_the_value_of_the_beginning() {
+        let mut oracle = Oracle::default();
+        oracle.begins(1);
+        assert!(oracle.answered(1));
+        oracle.begins_cut(2);
+        assert_eq!(oracle.possible(), [0, 1]);
+        assert!(oracle.answered(2) && !oracle.read(1));
     }
 
     #[test]

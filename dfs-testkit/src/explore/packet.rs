@@ -3,7 +3,7 @@
 //! any more leaves it.
 
 use super::digest::digest;
-use dfs_proto::ids::{Epoch, ServerId, ServerRun};
+use dfs_proto::ids::{Epoch, Generation, ServerId, ServerRun};
 use dfs_proto::payload::Payload;
 use dfs_server::replica::{Request, Token};
 
@@ -14,6 +14,9 @@ pub(super) struct Writing {
     pub(super) sequence: u8,
     /// The number of the write in the history, and what it writes.
     pub(super) value: u8,
+    pub(super) generation: Generation,
+    /// It is a cut: the directory sees to it.
+    pub(super) cuts: bool,
 }
 
 #[derive(Clone, Hash, Debug)]
@@ -33,6 +36,11 @@ pub(super) enum Message {
         epoch: Epoch,
         request: Request,
         payload: Payload,
+    },
+    /// Directory -> member.
+    Cut {
+        to: ServerRun,
+        generation: Generation,
     },
     /// Primary -> directory.
     Propose {
@@ -84,6 +92,9 @@ impl Packet {
                     place(&from.server),
                     place(&to.server)
                 )
+            }
+            Message::Cut { to, generation } => {
+                format!("the cut of {generation} reaches {}", place(&to.server))
             }
             Message::Propose { joined, epoch, .. } => {
                 format!("{} is proposed ({epoch})", place(&joined.server))

@@ -18,18 +18,23 @@ struct Origin {
 #[derive(Debug)]
 struct Search {
     options: Options,
+    first: State,
+    /// What happened before.
+    begin: Vec<String>,
     known: HashSet<u64, BuildHasherDefault<Same>>,
     origins: Vec<Origin>,
 }
 
 /// Explores everything within the bounds, or until a violation.
 pub(super) fn run(options: &Options) -> Outcome {
+    let (first, begin) = beginning(options);
     let mut search = Search {
         options: *options,
+        first: first.clone(),
+        begin,
         known: HashSet::default(),
         origins: Vec::new(),
     };
-    let first = setup::first_state(options);
     search.add(
         &first,
         Origin {
@@ -71,6 +76,30 @@ pub(super) fn run(options: &Options) -> Outcome {
     search.outcome(depth, true, None)
 }
 
+/// The state in which the search begins, and what has happened up to there.
+fn beginning(options: &Options) -> (State, Vec<String>) {
+    let mut state = setup::first_state(options);
+    let mut lines = Vec::new();
+    for wanted in options.begin.iter().copied().flatten() {
+        let described: Vec<(String, State)> = step::successors(&state, options)
+            .into_iter()
+            .map(|(step, after)| (describe(step, &state, &after), after))
+            .collect();
+        let fits = described
+            .iter()
+            .position(|(line, _)| line.starts_with(wanted));
+        let Some(at) = fits else {
+            let can: Vec<&String> = described.iter().map(|(line, _)| line).collect();
+            panic!("after {lines:#?} {wanted:?} cannot happen, but {can:#?}");
+        };
+        for (line, after) in described.into_iter().skip(at).take(1) {
+            lines.push(line);
+            state = after;
+        }
+    }
+    (state, lines)
+}
+
 impl Search {
     fn add(&mut self, state: &State, origin: Origin) -> Option<u32> {
         if !self.known.insert(state.digest()) {
@@ -103,8 +132,8 @@ impl Search {
             choices.push(origin.choice);
             id = origin.parent;
         }
-        let mut state = setup::first_state(&self.options);
-        let mut lines = Vec::new();
+        let mut state = self.first.clone();
+        let mut lines = self.begin.clone();
         for choice in choices.into_iter().rev() {
             let successors = step::successors(&state, &self.options);
             let Some((step, next)) = successors.into_iter().nth(usize::from(choice)) else {
@@ -127,6 +156,7 @@ fn describe(step: Step, before: &State, after: &State) -> String {
         },
         Step::Read(c, at) => format!("mount {c} reads from {}", place(at)),
         Step::Write(c) => format!("mount {c} begins write {}", after.spent.writes),
+        Step::Cut(c) => format!("mount {c} cuts all off"),
         Step::Refresh(c) => format!("mount {c} hears of the epoch that serves"),
         Step::Lease(c) => format!("mount {c} gets the lease"),
         Step::End(c) => format!("the session of mount {c} is ended"),

@@ -29,6 +29,7 @@ pub(super) const ADOPT: Caller = Caller(4 << 56);
 pub(super) const EQUALISE: Caller = Caller(5 << 56);
 pub(super) const FENCE: Caller = Caller(6 << 56);
 pub(super) const TELL: Caller = Caller(7 << 56);
+pub(super) const CUT: u64 = 8 << 56;
 
 /// A mount.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -42,11 +43,14 @@ pub(super) struct Client {
     pub(super) granted: Epoch,
     pub(super) writing: Option<Writing>,
     pub(super) sequence: u8,
+    /// The inode's, as it learned with the lease or by its own cut.
+    pub(super) generation: Generation,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Spent {
     pub(super) writes: u8,
+    pub(super) cuts: u8,
     pub(super) crashes: u8,
     pub(super) losses: u8,
     pub(super) ends: u8,
@@ -109,7 +113,9 @@ impl State {
     /// Sends a mount's write, as its mount knows the group now.
     pub(super) fn send_write(&mut self, client: u8) {
         let c = self.clients[usize::from(client)];
-        if let (Some(write), Some(to)) = (c.writing, c.primary) {
+        if let (Some(write), Some(to)) = (c.writing, c.primary)
+            && !write.cuts
+        {
             let epoch = c.epoch;
             self.post(Message::Write { to, epoch, write }, Token(0));
         }
@@ -125,7 +131,7 @@ impl State {
                     key: CHUNK,
                     group: GROUP,
                     epoch: *epoch,
-                    generation: Generation(1),
+                    generation: write.generation,
                     session: session(write.client),
                     sequence: Sequence(u64::from(write.sequence)),
                     after: Version::HOLE,
@@ -157,6 +163,9 @@ impl State {
                 self.run(Self::at(to.server), event, vec![asker], options);
             }
             Message::Written { client, sequence } => self.written(*client, *sequence),
+            Message::Cut { to, generation } => {
+                super::cut::delivered(self, *to, *generation, options);
+            }
             Message::Propose { .. } => {}
         }
     }
@@ -187,7 +196,7 @@ impl State {
             key: CHUNK,
             group: GROUP,
             epoch,
-            generation: Generation(1),
+            generation: c.generation,
             offset: 0,
             len: 1,
         };
@@ -343,6 +352,9 @@ impl State {
                 {
                     directory.fenced[at] = *epoch;
                 }
+            }
+            (Caller(n), result) if n >> 56 == CUT >> 56 => {
+                super::cut::answered(self, at, Generation(n & 0xff), result);
             }
             (Caller(n), Ok(Response::Written(_))) if n >> 56 == OF_MOUNT >> 56 => {
                 let (client, sequence) = ((n >> 8) as u8, n as u8);

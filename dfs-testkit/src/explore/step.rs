@@ -20,6 +20,8 @@ pub(super) enum Step {
     Deliver(usize),
     Read(u8, usize),
     Write(u8),
+    /// A mount cuts everything off.
+    Cut(u8),
     /// A mount hears of the epoch that serves, and asks again for what is not answered.
     Refresh(u8),
     /// The lease goes over to this mount.
@@ -93,6 +95,11 @@ impl Successors<'_> {
 
     fn messages(&mut self) {
         for (at, packet) in self.state.packets.clone().iter().enumerate() {
+            if let Message::Cut { to, .. } = packet.message
+                && self.state.directory.cut_asked & bit(to.server) != 0
+            {
+                continue;
+            }
             if let Message::Propose {
                 from,
                 epoch,
@@ -128,6 +135,10 @@ impl Successors<'_> {
             if client.holds && client.writing.is_none() && self.state.spent.writes < writes {
                 self.then(Step::Write(c), |s, _| begin_write(s, c));
             }
+            let free = client.holds && client.writing.is_none() && alive;
+            if free && self.state.spent.cuts < self.options.cuts && directory.cut.is_none() {
+                self.then(Step::Cut(c), |s, _| super::cut::begins(s, c));
+            }
             if client.holds && client.epoch < epoch {
                 self.then(Step::Refresh(c), |s, _| {
                     s.clients[usize::from(c)] = Client {
@@ -153,12 +164,15 @@ impl Successors<'_> {
                         holder.holds = false;
                         holder.writing = None;
                     }
-                    Rc::make_mut(&mut s.directory).holder = Some(c);
+                    let directory = Rc::make_mut(&mut s.directory);
+                    directory.holder = Some(c);
+                    let generation = directory.generation;
                     s.clients[usize::from(c)] = Client {
                         holds: true,
                         epoch,
                         primary,
                         granted: epoch,
+                        generation,
                         ..client
                     };
                 });
@@ -180,7 +194,7 @@ impl Successors<'_> {
         let unresolved = self.options.rule == Rule::LeaseBackUnresolved;
         match directory.holder {
             // Until something is written the mounts are alike.
-            Some(0) if self.state.spent.writes == 0 => false,
+            Some(0) if self.state.spent.writes + self.state.spent.cuts == 0 => false,
             Some(holder) if holder != client => {
                 let at = usize::from(holder);
                 directory.sessions[at] == Session::Alive
@@ -255,12 +269,7 @@ impl Successors<'_> {
                 if let Some(view) = directory.servers.get_mut(&server) {
                     view.alive = false;
                 }
-                directory.fence_asked &= !bit(server);
-                if directory.config().primary == Some(server)
-                    && directory.equalising == Equalising::Asked
-                {
-                    directory.equalising = Equalising::No;
-                }
+                directory.disconnected(server);
                 self.decides(Step::Gone(at), Change::Review, &next, true);
             }
             if !alive || state.hosts[at].core.is_none() {
@@ -313,13 +322,15 @@ impl Successors<'_> {
 
 fn begin_write(s: &mut State, c: u8) {
     s.spent.writes += 1;
-    let value = s.spent.writes;
+    let value = s.spent.writes + s.spent.cuts;
     let client = &mut s.clients[usize::from(c)];
     client.sequence += 1;
     client.writing = Some(Writing {
         client: c,
         sequence: client.sequence,
         value,
+        generation: client.generation,
+        cuts: false,
     });
     // Its session may be over without its knowing: then the write must not take effect.
     if s.directory.sessions[usize::from(c)] != Session::Over {
@@ -338,7 +349,7 @@ fn read(s: &mut State, c: u8, at: usize, options: &Options) {
     }
 }
 
-fn control(request: Request, caller: dfs_server::replica::Caller) -> Event {
+pub(super) fn control(request: Request, caller: dfs_server::replica::Caller) -> Event {
     Event::Request {
         from: Sender::Directory,
         caller,
@@ -411,9 +422,5 @@ fn crash(s: &mut State, at: usize, loss: bool) {
     }
     host.refresh();
     let server = host.server;
-    let directory = Rc::make_mut(&mut s.directory);
-    directory.fence_asked &= !bit(server);
-    if directory.config().primary == Some(server) && directory.equalising == Equalising::Asked {
-        directory.equalising = Equalising::No;
-    }
+    Rc::make_mut(&mut s.directory).disconnected(server);
 }

@@ -299,6 +299,21 @@ impl Model {
         Ok(Some(id))
     }
 
+    pub(super) fn punch(&mut self, id: Id, from: u64, to: u64) -> Answer {
+        let now = self.now;
+        let node = self.nodes.get_mut(&id).ok_or(ErrorCode::Stale)?;
+        holds(node.kind != FileKind::Dir, ErrorCode::IsADir)?;
+        let regular = node.kind == FileKind::Regular;
+        holds(regular && from < to, ErrorCode::InvalidArgument)?;
+        if from < node.size {
+            node.generation += 1;
+            self.cuts.push((id, node.generation, from));
+            node.modified = now;
+            node.changed = now;
+        }
+        Ok(Some(id))
+    }
+
     pub(super) fn push(&mut self, id: Id, push: &SizeTimes) -> Answer {
         let now = self.now;
         let node = self.nodes.get_mut(&id).ok_or(ErrorCode::Stale)?;

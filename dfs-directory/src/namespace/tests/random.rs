@@ -20,6 +20,7 @@ enum Op {
     Rename(Place, Place, RenameFlags),
     SetAttr(Index, SetAttr),
     SetSize(Index, u64, bool),
+    Punch(Index, u64, u64),
     Push(Index, SizeTimes),
     Settle(Index),
     Free(Index),
@@ -114,6 +115,7 @@ fn op() -> impl Strategy<Value = Op> {
         9 => (place(), place(), flags()).prop_map(|(a, b, f)| Op::Rename(a, b, f)),
         2 => (index(), set_attr()).prop_map(|(i, set)| Op::SetAttr(i, set)),
         3 => (index(), 0u64..100, any::<bool>()).prop_map(|(i, s, m)| Op::SetSize(i, s, m)),
+        2 => (index(), 0u64..120, 0u64..120).prop_map(|(i, from, to)| Op::Punch(i, from, to)),
         2 => (index(), push()).prop_map(|(i, push)| Op::Push(i, push)),
         1 => index().prop_map(Op::Settle),
         2 => index().prop_map(Op::Free),
@@ -221,6 +223,11 @@ impl Pair {
                     modified: *modified,
                 });
                 (real, self.model.set_size(inode.0, *size, *modified))
+            }
+            Op::Punch(index, from, to) => {
+                let (inode, from, to) = (pick(index), *from, *to);
+                let real = self.real.mutate(Mutation::Punch { inode, from, to });
+                (real, self.model.punch(inode.0, from, to))
             }
             Op::Push(index, push) => {
                 let inode = pick(index);

@@ -45,6 +45,46 @@ fn shrinking_is_a_cut() {
 }
 
 #[test]
+fn a_hole_is_a_cut_in_the_middle() {
+    let mut cluster = Cluster::new();
+    let file = cluster.create(ROOT, "f").unwrap();
+    cluster.set_size(file, 5000).unwrap();
+    let made = cluster.now();
+    let punch = |from, to| Mutation::Punch {
+        inode: file,
+        from,
+        to,
+    };
+    let hole = cluster.mutate(punch(100, 300)).unwrap();
+    let attr = hole.attr.unwrap();
+    assert_eq!(hole.cut, Some(Generation(1)));
+    assert_eq!((attr.size, attr.generation), (5000, Generation(1)));
+    let now = cluster.now();
+    assert!(now > made);
+    assert_eq!((attr.modified, attr.changed), (now, now));
+    let intent = read::intents(&cluster.tables, None, 9).unwrap()[0];
+    assert_eq!((intent.from, intent.to), (100, 300));
+    assert_eq!(intent.extent, Some(5000));
+    // There is nothing behind the size, and nothing in nothing.
+    let behind = cluster.mutate(punch(5000, 6000)).unwrap();
+    assert_eq!((behind.cut, behind.attr.unwrap().modified), (None, now));
+    for (from, to) in [(7, 7), (9, 7)] {
+        let refused = cluster.mutate(punch(from, to));
+        assert_eq!(refused, Err(ErrorCode::InvalidArgument));
+    }
+    let dir = cluster.mkdir(ROOT, "d").unwrap();
+    let refused = cluster.mutate(Mutation::Punch {
+        inode: dir,
+        from: 0,
+        to: 1,
+    });
+    assert_eq!(refused, Err(ErrorCode::IsADir));
+    // A size that was pushed under the generation before does not count any more.
+    cluster.push(file, pushed(9000)).unwrap();
+    assert_eq!(cluster.attr(file).size, 5000);
+}
+
+#[test]
 fn the_mtime_stays_when_it_shall() {
     let mut cluster = Cluster::new();
     let file = cluster.create(ROOT, "f").unwrap();

@@ -190,6 +190,72 @@ async fn appends_of_two_mounts_are_all_whole() {
 }
 
 #[tokio::test]
+async fn a_hole_reads_as_zeros_on_every_mount() {
+    let fake = Fake::start().await;
+    let (a, _) = mount(&fake).await;
+    let (b, _) = mount(&fake).await;
+    let file_a = create(&a, "h", READ_WRITE).await;
+    let file_b = open(&b, "h", READ_WRITE).await;
+    let mut expected = vec![7; 100_000];
+    write(&a, &file_a, WriteAt::Offset(0), &expected).await;
+    let hole = |offset, len| Allocate {
+        offset,
+        len,
+        keep_size: true,
+    };
+    // Within a chunk, over some, from and to their edges, up to the end and beyond it.
+    let chunk = u64::from(fake::CHUNK_BYTES);
+    for (client, file, offset, len) in [
+        (&a, &file_a, 10, 20),
+        (&b, &file_b, chunk - 5, 2 * chunk),
+        (&a, &file_a, 4 * chunk, chunk),
+        (&b, &file_b, 99_000, 50_000),
+        (&a, &file_a, 200_000, 10),
+    ] {
+        client
+            .punch(file, hole(offset, len))
+            .await
+            .expect("punches");
+        let end = (offset + len).min(100_000) as usize;
+        expected[(offset as usize).min(end)..end].fill(0);
+        assert_eq!(read(&a, &file_a, 0, 200_000).await, expected);
+        assert_eq!(read(&b, &file_b, 0, 200_000).await, expected);
+        // Chunks in the hole are gone on purpose: nobody misses them.
+        client.fsync(file).await.expect("syncs");
+    }
+    write(&a, &file_a, WriteAt::Offset(15), &[8; 10]).await;
+    expected[15..25].fill(8);
+    assert_eq!(read(&b, &file_b, 0, 200_000).await, expected);
+    let refused = a.punch(&file_a, hole(0, 0)).await.expect_err("nothing");
+    assert_eq!(refused.code, ErrorCode::InvalidArgument);
+    let refused = a.punch(&file_a, hole(u64::MAX - 5, 10)).await;
+    assert_eq!(refused.expect_err("too far").code, ErrorCode::FileTooLarge);
+}
+
+#[tokio::test]
+async fn who_has_cut_reads_from_no_server_that_was_left_behind() {
+    let fake = Fake::start().await;
+    let (client, _) = mount(&fake).await;
+    let file = create(&client, "b", READ_WRITE).await;
+    write(&client, &file, WriteAt::Offset(0), &[7; 100_000]).await;
+    // No heartbeat tells of the new epochs: only what the cut is answered with.
+    lock(&fake.state).mute = true;
+    fake.new_epoch(&[2, 3]);
+    let cut = client.setattr(file.inode(), Some(&file), SetAttr::default(), Some(50_000));
+    cut.await.expect("cuts");
+    assert_eq!(client.core.map.version(), lock(&fake.state).map.version);
+    fake.new_epoch(&[1, 3]);
+    let hole = Allocate {
+        offset: 10,
+        len: 20,
+        keep_size: true,
+    };
+    client.punch(&file, hole).await.expect("punches");
+    assert_eq!(client.core.map.version(), lock(&fake.state).map.version);
+    lock(&fake.state).mute = false;
+}
+
+#[tokio::test]
 async fn truncation_and_growth_leave_zeros() {
     let fake = Fake::start().await;
     let (a, _) = mount(&fake).await;

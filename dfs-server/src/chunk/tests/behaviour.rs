@@ -79,7 +79,7 @@ fn a_cut_removes_shortens_and_refuses_what_is_older() {
     }
     let from = u64::from(CHUNK) + 5000;
     store
-        .cut(InodeId(1), Generation(1), from, LAYOUT, &groups)
+        .cut(InodeId(1), Generation(1), from..u64::MAX, LAYOUT, &groups)
         .expect("cuts");
     assert_eq!(store.state(key(1, 1)).map(|s| s.len), Some(5000));
     assert_eq!(store.state(key(1, 2)), None);
@@ -100,15 +100,64 @@ fn a_cut_removes_shortens_and_refuses_what_is_older() {
     // A late repeat does nothing, and neither does one for floors that are forgotten.
     write_at(&store, key(1, 3), 1, 61, 0, b"new").expect("writes");
     store
-        .cut(InodeId(1), Generation(1), from, LAYOUT, &groups)
+        .cut(InodeId(1), Generation(1), from..u64::MAX, LAYOUT, &groups)
         .expect("cuts");
     store.drop_floors(GroupId(1), Epoch(1)).expect("drops");
     assert_eq!(store.floor(GroupId(1), InodeId(1)), None);
     store
-        .cut(InodeId(1), Generation(1), 0, LAYOUT, &groups)
+        .cut(InodeId(1), Generation(1), 0..u64::MAX, LAYOUT, &groups)
         .expect("cuts");
     assert_eq!(content(&store, key(1, 3)), Ok(b"new".to_vec()));
     assert_eq!(store.state(key(1, 1)).map(|s| s.len), Some(9001));
+}
+
+#[test]
+fn a_hole_gives_its_space_back_and_keeps_length_and_records() {
+    let dir = scratch();
+    let (store, _) = open(dir.path());
+    let (at, groups) = (key(1, 0), [GroupId(0), GroupId(1), GroupId(2)]);
+    let before = bytes(1, CHUNK as usize);
+    write_at(&store, at, 0, 1, 0, &before).expect("writes");
+    store.sync(&[at]).expect("syncs");
+    let stored = || {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(file_of(dir.path(), at))
+            .expect("is there")
+            .blocks()
+            * 512
+    };
+    let full = stored();
+    let end = u64::from(CHUNK) - 5000;
+    store
+        .cut(InodeId(1), Generation(1), 100..end, LAYOUT, &groups)
+        .expect("punches");
+    let mut expected = before.to_vec();
+    expected[100..end as usize].fill(0);
+    assert_eq!(content(&store, at), Ok(expected.clone()));
+    let state = store.state(at).expect("is there");
+    assert_eq!((state.len, state.generation), (CHUNK, Generation(1)));
+    assert_eq!(state.version, version(1));
+    assert!(store.record(at, SessionId(7)).expect("reads").is_some());
+    if full >= u64::from(CHUNK) {
+        // All but the two blocks at its edges, the last one and the header.
+        assert!(
+            stored() < full - u64::from(CHUNK) / 2,
+            "{full} {}",
+            stored()
+        );
+    }
+    // A late repeat takes nothing of what was written since, nor does an older write come in.
+    write_at(&store, at, 1, 2, 8192, b"new").expect("writes");
+    store
+        .cut(InodeId(1), Generation(1), 100..end, LAYOUT, &groups)
+        .expect("does nothing");
+    assert!(write_at(&store, at, 0, 3, 8192, b"late").is_err());
+    expected[8192..8195].copy_from_slice(b"new");
+    drop(store);
+    let (store, _) = open(dir.path());
+    assert_eq!(content(&store, at), Ok(expected));
+    let nothing = store.cut(InodeId(1), Generation(2), 7..7, LAYOUT, &groups);
+    assert!(matches!(nothing, Err(StoreError::Invalid(_))));
 }
 
 #[test]

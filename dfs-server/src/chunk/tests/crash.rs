@@ -174,7 +174,9 @@ fn an_interrupted_cut_is_made_again_and_no_file_comes_back() {
             }
         }
         store.disk.faults.plan(step, 0);
-        let cut = |store: &ChunkStore| store.cut(InodeId(1), Generation(1), 5000, LAYOUT, &groups);
+        let cut = |store: &ChunkStore| {
+            store.cut(InodeId(1), Generation(1), 5000..u64::MAX, LAYOUT, &groups)
+        };
         cut(&store).expect_err("interrupted");
         drop(store);
         let (store, _) = open(dir.path());
@@ -190,6 +192,45 @@ fn an_interrupted_cut_is_made_again_and_no_file_comes_back() {
         }
         assert_eq!(content(&store, key(1, 0)).map(|c| c.len()), Ok(5000));
         assert_eq!(store.floor(GroupId(0), InodeId(1)), Some(Generation(1)));
+    }
+}
+
+#[test]
+fn an_interrupted_hole_is_there_or_not_and_is_made_again() {
+    for step in [
+        Step::Marked,
+        Step::SlotWritten,
+        Step::HalfWritten,
+        Step::Written,
+        Step::BoundaryCut,
+    ] {
+        let dir = scratch();
+        let (store, _) = open(dir.path());
+        let at = key(1, 0);
+        let before = bytes(1, 50_000);
+        write_at(&store, at, 0, 1, 0, &before).expect("writes");
+        store.sync(&[at]).expect("syncs");
+        store.disk.faults.plan(step, 0);
+        let punch = |store: &ChunkStore| {
+            let groups = [GroupId(0), GroupId(1), GroupId(2)];
+            store.cut(InodeId(1), Generation(1), 5000..40_000, LAYOUT, &groups)
+        };
+        punch(&store).expect_err("interrupted");
+        drop(store);
+        let mut punched = before.to_vec();
+        punched[5000..40_000].fill(0);
+        let (store, _) = open(dir.path());
+        let found = content(&store, at);
+        assert!(
+            found == Ok(before.to_vec())
+                || found == Ok(punched.clone())
+                || store.damage(at).is_some(),
+            "{step:?}"
+        );
+        if store.damage(at).is_none() {
+            punch(&store).expect("is made again");
+            assert_eq!(content(&store, at), Ok(punched), "{step:?}");
+        }
     }
 }
 

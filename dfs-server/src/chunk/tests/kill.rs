@@ -135,7 +135,7 @@ fn what_was_cut_or_removed_is_not_expected() {
     let (store, _) = open_watched(dir.path(), memory.path());
     let groups: Vec<GroupId> = (0..3).map(GroupId).collect();
     store
-        .cut(InodeId(1), Generation(1), 100, LAYOUT, &groups)
+        .cut(InodeId(1), Generation(1), 100..u64::MAX, LAYOUT, &groups)
         .expect("cuts");
     assert_eq!(store.state(key(1, 2)), None);
     drop(store);

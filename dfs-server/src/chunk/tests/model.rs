@@ -12,6 +12,7 @@ enum Op {
     Install { at: usize, len: u32 },
     Remove { at: usize },
     Cut { inode: u64, from: u64 },
+    Punch { inode: u64, from: u64, len: u64 },
     Sync { at: usize },
     SyncAged,
     Restart { orderly: bool },
@@ -48,6 +49,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (at.clone(), 0u32..CHUNK).prop_map(|(at, len)| Op::Install { at, len }),
         1 => at.clone().prop_map(|at| Op::Remove { at }),
         2 => (1u64..3, 0..u64::from(CHUNK) * 4).prop_map(|(inode, from)| Op::Cut { inode, from }),
+        2 => (1u64..3, 0..u64::from(CHUNK) * 4, prop_oneof![1..9000u64, 1..u64::from(CHUNK) * 3])
+            .prop_map(|(inode, from, len)| Op::Punch { inode, from, len }),
         3 => at.prop_map(|at| Op::Sync { at }),
         1 => Just(Op::SyncAged),
         2 => any::<bool>().prop_map(|orderly| Op::Restart { orderly }),
@@ -137,7 +140,7 @@ impl Model {
                     .cut(
                         InodeId(inode),
                         Generation(generation),
-                        from,
+                        from..u64::MAX,
                         LAYOUT,
                         &groups,
                     )
@@ -152,6 +155,41 @@ impl Model {
                         chunk.generation = generation;
                     }
                 }
+            }
+            Op::Punch { inode, from, len } => {
+                let generation = self.generations.entry(inode).or_default();
+                *generation += 1;
+                let generation = *generation;
+                let groups = [GroupId(0), GroupId(1), GroupId(2)];
+                let range = from..from + len;
+                store
+                    .cut(
+                        InodeId(inode),
+                        Generation(generation),
+                        range.clone(),
+                        LAYOUT,
+                        &groups,
+                    )
+                    .expect("punches");
+                self.chunks.retain(|at, chunk| {
+                    let start = at.index.0 * u64::from(CHUNK);
+                    let end = start + u64::from(CHUNK);
+                    if at.inode.0 != inode || end <= range.start || range.end <= start {
+                        return true;
+                    }
+                    if range.start <= start && end <= range.end {
+                        return false;
+                    }
+                    if range.start < start + chunk.bytes.len() as u64 {
+                        chunk.generation = generation;
+                    }
+                    for (at, byte) in chunk.bytes.iter_mut().enumerate() {
+                        if range.contains(&(start + at as u64)) {
+                            *byte = 0;
+                        }
+                    }
+                    true
+                });
             }
             Op::Sync { at } => store.sync(&[key(KEYS[at].0, KEYS[at].1)]).expect("syncs"),
             Op::SyncAged => {

@@ -21,6 +21,11 @@ enum Op {
     Cut {
         len: u32,
     },
+    /// Punches a hole into chunk 0.
+    Punch {
+        from: u32,
+        len: u32,
+    },
 }
 
 #[derive(Default)]
@@ -36,6 +41,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
             .prop_map(|(at, offset, len)| Op::Write { at, offset, len }),
         2 => (0u64..2).prop_map(|at| Op::Sync { at }),
         1 => (1u32..60_000).prop_map(|len| Op::Cut { len }),
+        1 => (0u32..60_000, 1u32..30_000).prop_map(|(from, len)| Op::Punch { from, len }),
     ];
     proptest::collection::vec(op, 1..14)
 }
@@ -99,7 +105,7 @@ proptest! {
                 Op::Cut { len } => {
                     generation += 1;
                     store
-                        .cut(InodeId(1), Generation(generation), u64::from(len), LAYOUT, &[GroupId(1)])
+                        .cut(InodeId(1), Generation(generation), u64::from(len)..u64::MAX, LAYOUT, &[GroupId(1)])
                         .expect("cuts");
                     if let Some(history) = histories.get_mut(&0) {
                         // The version stays; its content is another one from here on.
@@ -109,6 +115,23 @@ proptest! {
                             history.synced = Some(last);
                         }
                         let content = content[..content.len().min(len as usize)].to_vec();
+                        history.contents.insert(last, content);
+                    }
+                }
+                Op::Punch { from, len } => {
+                    generation += 1;
+                    let range = u64::from(from)..u64::from(from + len);
+                    store
+                        .cut(InodeId(1), Generation(generation), range, LAYOUT, &[GroupId(1)])
+                        .expect("punches");
+                    if let Some(history) = histories.get_mut(&0) {
+                        let (last, mut content) = history.contents.pop_last().expect("written");
+                        let end = content.len().min((from + len) as usize);
+                        if content.len() > from as usize {
+                            history.contents.clear();
+                            history.synced = Some(last);
+                            content[from as usize..end].fill(0);
+                        }
                         history.contents.insert(last, content);
                     }
                 }

@@ -28,6 +28,7 @@ fn cut(generation: u64, from: u64) -> Request {
         inode: InodeId(1),
         generation: Generation(generation),
         from,
+        to: u64::MAX,
         layout: LAYOUT,
         groups: vec![GROUP],
     })
@@ -441,6 +442,7 @@ fn a_layout_that_cannot_be_is_refused() {
         inode: InodeId(1),
         generation: Generation(1),
         from: 0,
+        to: u64::MAX,
         layout,
         groups: vec![GROUP],
     });

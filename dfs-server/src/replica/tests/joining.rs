@@ -167,6 +167,7 @@ fn chunks_before_a_cut_keep_their_generation_and_still_join() {
             inode: InodeId(1),
             generation: Generation(1),
             from: 16384 + 50,
+            to: u64::MAX,
             layout: LAYOUT,
             groups: vec![GROUP],
         };

@@ -96,6 +96,7 @@ impl MemoryStore {
                 inode,
                 generation,
                 from,
+                to,
                 layout,
                 groups,
             } => {
@@ -106,14 +107,26 @@ impl MemoryStore {
                     self.raise(*group, inode, generation);
                     self.chunks.retain(|key, chunk| {
                         let start = key.index.0 * u64::from(layout.chunk_bytes);
+                        let end = start + u64::from(layout.chunk_bytes);
                         let old = key.inode == inode
                             && chunk.group == *group
                             && chunk.generation < generation;
-                        if old && start < from && from < start + u64::from(layout.chunk_bytes) {
-                            chunk.bytes.truncate((from - start) as usize);
+                        if !old || end <= from || start >= to {
+                            return true;
+                        }
+                        if from <= start && end <= to {
+                            return false;
+                        }
+                        let stored = start + chunk.bytes.len() as u64;
+                        if from < stored {
+                            let gone = from.max(start) - start..to.min(stored) - start;
+                            match to {
+                                u64::MAX => chunk.bytes.truncate(gone.start as usize),
+                                _ => chunk.bytes[gone.start as usize..gone.end as usize].fill(0),
+                            }
                             chunk.generation = generation;
                         }
-                        !(old && start >= from)
+                        true
                     });
                 }
                 Ok(DiskDone::Done)

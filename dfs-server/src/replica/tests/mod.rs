@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod changes;
+mod holes;
 mod joining;
 mod memory;
 #[cfg(feature = "planted-bugs")]

@@ -176,6 +176,7 @@ fn a_cut_on_its_way_is_no_fault() {
             inode: InodeId(1),
             generation: Generation(generation),
             from: 10,
+            to: u64::MAX,
             layout: LAYOUT,
             groups: vec![GROUP],
         })

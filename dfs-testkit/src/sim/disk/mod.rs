@@ -13,6 +13,7 @@ use dfs_proto::msg::scrub::CheckedCopy;
 use dfs_proto::payload::{Payload, block_checksums};
 use dfs_server::replica::{DiskDone, DiskOp, Holdings};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 pub(crate) use trouble::Trouble;
 
 /// One chunk as it is stored.
@@ -226,10 +227,11 @@ impl Disk {
                 inode,
                 generation,
                 from,
+                to,
                 layout,
                 groups,
             } => {
-                self.cut(inode, generation, from, layout, &groups);
+                self.cut(inode, generation, from..to, layout, &groups);
                 Ok(DiskDone::Done)
             }
             DiskOp::InstallFloors { group, floors } => {
@@ -338,7 +340,7 @@ impl Disk {
         &mut self,
         inode: InodeId,
         generation: Generation,
-        from: u64,
+        range: Range<u64>,
         layout: FileLayout,
         groups: &[GroupId],
     ) {
@@ -352,6 +354,9 @@ impl Disk {
                     continue;
                 }
                 let start = key.index.0 * size;
+                if start + size <= range.start || range.end <= start {
+                    continue;
+                }
                 let damaged = slot.now.damage != Damage::None;
                 let Some(stored) = &mut slot.now.stored else {
                     continue;
@@ -359,14 +364,19 @@ impl Disk {
                 if stored.generation >= generation && !self.late_cuts {
                     continue;
                 }
-                if start >= from {
+                let stored_end = start + stored.bytes.len() as u64;
+                if range.start <= start && start + size <= range.end {
                     slot.now = Copy::default();
                 } else if damaged {
-                    // To be replaced by a copy that was shortened.
+                    // To be replaced by a copy of which a part was taken.
                     slot.now.found();
                     continue;
-                } else if stored.bytes.len() as u64 > from - start {
-                    stored.bytes.truncate((from - start) as usize);
+                } else if range.start < stored_end {
+                    let first = (range.start.max(start) - start) as usize;
+                    match range.end {
+                        u64::MAX => stored.bytes.truncate(first),
+                        end => stored.bytes[first..(end.min(stored_end) - start) as usize].fill(0),
+                    }
                     stored.generation = generation;
                 } else {
                     continue;

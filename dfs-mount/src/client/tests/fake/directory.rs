@@ -30,6 +30,7 @@ fn changed(attr: Option<FileAttr>) -> Mutated {
         dir: false,
         parents: [None, None],
         replaced: None,
+        map_version: MapVersion(0),
     }
 }
 
@@ -447,7 +448,20 @@ impl Fake {
                 if shrinks {
                     state.cut(&attr);
                 }
-                changed(Some(attr))
+                Mutated {
+                    map_version: state.map.version,
+                    ..changed(Some(attr))
+                }
+            }
+            Mutation::Punch { inode, from, to } => {
+                let attr = state.inodes.get_mut(&inode).ok_or(ErrorCode::Stale)?;
+                attr.generation = attr.generation.next();
+                let attr = *attr;
+                state.punch(&attr, from..to);
+                Mutated {
+                    map_version: state.map.version,
+                    ..changed(Some(attr))
+                }
             }
             Mutation::SetAttr { inode, set } => {
                 let attr = state.inodes.get_mut(&inode).ok_or(ErrorCode::Stale)?;
@@ -473,6 +487,28 @@ impl State {
                 }
                 chunk.generation = attr.generation;
             }
+        }
+    }
+}
+
+impl State {
+    fn punch(&mut self, attr: &FileAttr, range: std::ops::Range<u64>) {
+        for (key, chunk) in &mut self.chunks {
+            let start = key.index.0 * u64::from(CHUNK_BYTES);
+            let end = start + u64::from(CHUNK_BYTES);
+            if key.inode != attr.inode || end <= range.start || range.end <= start {
+                continue;
+            }
+            if range.start <= start && end <= range.end {
+                chunk.bytes.clear();
+                chunk.version = Version::HOLE;
+            }
+            for (at, byte) in chunk.bytes.iter_mut().enumerate() {
+                if range.contains(&(start + at as u64)) {
+                    *byte = 0;
+                }
+            }
+            chunk.generation = attr.generation;
         }
     }
 }
