@@ -39,6 +39,14 @@ pub struct Config {
         conflicts_with = "format"
     )]
     pub join: Vec<String>,
+    /// Make DIR the first member of a new directory out of this backup (`dfsctl directory export`):
+    /// for a cluster that has lost the disks of most of its members, while its file servers still
+    /// hold the chunks. DIR must be empty.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["format", "join"])]
+    pub import: Option<PathBuf>,
+    /// Write a backup of what a stopped member has in DIR, and exit.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["format", "join", "import"])]
+    pub export: Option<PathBuf>,
     /// When all servers of a group were gone and those that are back may lack un-synced writes:
     /// how long the missing ones are waited for before the group goes on without them.
     #[arg(long, value_name = "SECONDS", default_value_t = LAST_SERVING_WAIT.as_secs())]

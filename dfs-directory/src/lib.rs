@@ -1,7 +1,9 @@
 //! The directory service: names -> inodes -> which servers; who is alive; who may do what.
 
 pub mod admin_api;
+pub mod backup;
 pub mod config;
+pub mod full_disk;
 pub mod governor;
 pub mod joining;
 pub mod lease;

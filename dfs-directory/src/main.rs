@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use dfs_directory::config::Config;
+use dfs_directory::full_disk;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,13 +25,23 @@ fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let stop = async move {
+        let mut stop = Box::pin(async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-        };
-        Box::pin(dfs_directory::node::run(config, stop)).await?;
-        Ok(())
+        });
+        let data = config.data.clone();
+        let ended = Box::pin(dfs_directory::node::run(config, &mut stop)).await;
+        match ended {
+            Err(e) if full_disk::is_cause(&e) => {
+                log::error!("{e}");
+                tokio::select! {
+                    () = full_disk::wait_for_space(&data) => Err(full_disk::begin_anew().into()),
+                    () = stop => Ok(()),
+                }
+            }
+            ended => Ok(ended?),
+        }
     })
 }

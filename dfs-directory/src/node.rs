@@ -1,6 +1,7 @@
 //! One member of the directory service: its parts, wired behind one port.
 
 use crate::admin_api::AdminApi;
+use crate::backup::restore;
 use crate::config::Config;
 use crate::joining;
 use crate::member_api::{self, MemberApi};
@@ -43,6 +44,9 @@ fn failed(e: impl fmt::Display) -> NodeError {
 
 /// Runs a member until `stop` completes or its disk fails.
 pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+    if let Some(to) = &config.export {
+        return restore::export(&config.data, to).map_err(failed);
+    }
     let secret = config
         .secret_file
         .as_deref()
@@ -57,7 +61,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
         role: Role::Directory,
         secret,
     };
-    let listener = Listener::bind(&config.listen, &identity)
+    let listener = Listener::bind(&kept_address(&config), &identity)
         .await
         .map_err(failed)?;
     let bound = listener.local_addr().to_string();
@@ -156,6 +160,16 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), N
     ended
 }
 
+/// Where to listen: a free port is chosen once, and kept.
+fn kept_address(config: &Config) -> String {
+    let host = config.listen.strip_suffix(":0");
+    let kept = std::fs::read_to_string(config.data.join("address")).ok();
+    match (host, kept) {
+        (Some(host), Some(kept)) if kept.rsplit_once(':').is_some_and(|(h, _)| h == host) => kept,
+        _ => config.listen.clone(),
+    }
+}
+
 /// Where the member's data are, or will be.
 enum Place {
     Held(DataDir),
@@ -181,12 +195,25 @@ impl Place {
 
 /// Holds the data dir; an empty one is formatted if that is wanted.
 fn open_data(config: &Config) -> Result<Place, NodeError> {
+    restore::check_whole(&config.data).map_err(failed)?;
     if DataDir::is_formatted(&config.data).map_err(failed)? {
+        if config.import.is_some() {
+            return Err(NodeError(format!(
+                "{} holds a member already: --import takes an empty dir",
+                config.data.display()
+            )));
+        }
         return DataDir::open(&config.data, None)
             .map(Place::Held)
             .map_err(failed);
     }
     let node = NodeId((u128::from(random()?) << 64) | u128::from(random()?));
+    if let Some(from) = &config.import {
+        let supports = config.feature_level.unwrap_or(FEATURE_LEVEL);
+        return restore::import(&config.data, from, node, supports)
+            .map(Place::Held)
+            .map_err(failed);
+    }
     if !config.join.is_empty() {
         return Ok(Place::Joins(node));
     }

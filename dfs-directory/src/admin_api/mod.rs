@@ -1,5 +1,6 @@
 //! What `dfsctl` asks: status, servers, groups, sessions, locks, verification. It changes nothing.
 
+mod export;
 mod fsck;
 mod held;
 mod repair;
@@ -13,12 +14,13 @@ use crate::tasks::{Placement, ServerEvents};
 use dfs_proto::error::Result;
 use dfs_proto::msg::Request;
 use dfs_proto::msg::admin::{
-    ChangeSettings, EvictSession, GetRepair, GetSettings, GetStatus, GoOn, ListGroups, ListLocks,
-    ListServers, ListSessions, SetServerLife, VerifyGroup,
+    BeginExport, ChangeSettings, EvictSession, GetRepair, GetSettings, GetStatus, GoOn, ListGroups,
+    ListLocks, ListServers, ListSessions, NextExport, SetServerLife, VerifyGroup,
 };
 use dfs_proto::msg::scrub::{CheckGroup, CheckNames, FindFile, ListScrubs, NameInodes, ScrubGroup};
 use dfs_proto::payload::Payload;
 use dfs_proto::transport::{Incoming, Service};
+use export::Exports;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -33,6 +35,7 @@ pub struct AdminApi {
     orders: ServerEvents,
     mounts: MountApi,
     verifications: Arc<Semaphore>,
+    exports: Exports,
 }
 
 impl AdminApi {
@@ -48,6 +51,7 @@ impl AdminApi {
             orders,
             mounts,
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
+            exports: Exports::default(),
         }
     }
 
@@ -86,6 +90,19 @@ impl Service for AdminApi {
             ListSessions::METHOD => self.spawn(incoming, |api, _: ListSessions| api.sessions()),
             ListLocks::METHOD => self.spawn(incoming, Self::locks),
             EvictSession::METHOD => self.spawn(incoming, Self::evict),
+            BeginExport::METHOD => self.spawn(incoming, Self::begin_export),
+            NextExport::METHOD => match incoming.decode::<NextExport>() {
+                Ok(request) => {
+                    let answer = self.clone().next_export(request);
+                    tokio::spawn(async move {
+                        match answer.await {
+                            Ok((more, piece)) => incoming.answer::<NextExport>(Ok(more), piece),
+                            Err(e) => incoming.refuse(e),
+                        }
+                    });
+                }
+                Err(e) => incoming.refuse(e),
+            },
             GetRepair::METHOD => self.spawn(incoming, |api, _: GetRepair| api.repair()),
             GetSettings::METHOD => self.spawn(incoming, |api, _: GetSettings| api.settings()),
             ChangeSettings::METHOD => self.spawn(incoming, Self::change_settings),

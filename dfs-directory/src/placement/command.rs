@@ -1,5 +1,6 @@
 //! Changes of servers and groups, as the log carries them.
 
+use super::import::UNKNOWN_RUN;
 use super::record::{self, GroupRecord, ServerRecord};
 use crate::state::tables::{TableError, Write};
 use dfs_proto::attr::Timestamp;
@@ -191,8 +192,9 @@ fn judge_data_dir(
             continue;
         };
         let adopted = epochs.iter().find(|(id, _)| *id == group).map(|(_, e)| *e);
-        let holds = past.runs.contains(&served.incarnation)
-            && adopted.is_some_and(|e| e >= effective.epoch);
+        // An imported log does not know which run it was.
+        let known = served.incarnation == UNKNOWN_RUN || past.runs.contains(&served.incarnation);
+        let holds = known && adopted.is_some_and(|e| e >= effective.epoch);
         let lost = !holds && !past.accept_rollback;
         present.lost.retain(|other| *other != server);
         if lost {

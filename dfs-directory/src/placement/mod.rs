@@ -6,6 +6,7 @@
 //! `Groups`, and the `Meta` key `placement.map`, belong to this module.
 
 mod command;
+mod import;
 mod plan;
 mod record;
 mod repair;
@@ -17,6 +18,7 @@ pub mod transition;
 mod tests;
 
 pub use command::{NewHome, PlacementCommand, PlacementOutcome, apply};
+pub use import::imported;
 pub use plan::plan;
 pub use record::{GroupRecord, Placed, ServerRecord, map_version};
 pub use repair::{Condition, Conditions, is_left, is_settled, moves, rebalance, stuck};

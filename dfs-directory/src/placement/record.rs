@@ -170,7 +170,14 @@ pub(super) fn store_settings(
 }
 
 pub(super) fn raise_map_version(tables: &mut (impl Write + ?Sized)) -> Result<(), TableError> {
-    let next = MapVersion(map_version(tables)?.0 + 1);
+    raise_map_version_by(tables, 1)
+}
+
+pub(super) fn raise_map_version_by(
+    tables: &mut (impl Write + ?Sized),
+    steps: u64,
+) -> Result<(), TableError> {
+    let next = MapVersion(map_version(tables)?.0 + steps);
     tables::store(tables, Table::Meta, MAP_VERSION_KEY, &next)
 }
 

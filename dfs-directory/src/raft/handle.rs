@@ -18,6 +18,7 @@ use crate::state::level;
 use crate::state::tables::{Read, TableError};
 use crate::state::{Change, Outcome};
 use crate::storage::Store;
+use crate::storage::tables::ReadView;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::msg::member::DirectoryMember;
 use dfs_proto::transport::Incoming;
@@ -107,6 +108,16 @@ impl RaftHandle {
             Inner::Live(live) => live.read(f),
             #[cfg(any(test, feature = "testing"))]
             Inner::InMemory(memory) => memory.read_local(f),
+        }
+    }
+
+    /// Runs `f` on a view of the tables of this moment, as `read_local`, for a backup: what is in
+    /// the tables, whatever it is.
+    pub fn with_view<T>(&self, f: impl FnOnce(&ReadView) -> T) -> Result<T> {
+        match &self.0 {
+            Inner::Live(live) => live.view().map(|view| f(&view)),
+            #[cfg(any(test, feature = "testing"))]
+            Inner::InMemory(_) => Err(Error::new(ErrorCode::Unsupported, "there is no disk")),
         }
     }
 
@@ -244,15 +255,15 @@ impl Live {
     where
         F: FnOnce(&dyn Read) -> Result<T, TableError>,
     {
-        let failed = |e: TableError| Error::new(ErrorCode::StorageFailed, e.to_string());
-        let view = {
-            let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
-            let store = store
-                .as_ref()
-                .ok_or_else(|| Error::bare(ErrorCode::ShuttingDown))?;
-            store.read().map_err(failed)?
-        };
-        f(&view).map_err(failed)
+        f(&self.view()?).map_err(storage_failed)
+    }
+
+    fn view(&self) -> Result<ReadView> {
+        let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
+        let store = store
+            .as_ref()
+            .ok_or_else(|| Error::bare(ErrorCode::ShuttingDown))?;
+        store.read().map_err(storage_failed)
     }
 
     fn status(&self) -> RaftStatus {
@@ -260,4 +271,8 @@ impl Live {
         status.applied = self.progress.applied.load(Ordering::Acquire);
         status
     }
+}
+
+fn storage_failed(e: TableError) -> Error {
+    Error::new(ErrorCode::StorageFailed, e.to_string())
 }

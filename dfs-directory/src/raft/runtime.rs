@@ -29,9 +29,10 @@ use tokio::task::JoinSet;
 const HEARTBEAT_MS: u64 = 100;
 /// A follower that hears nothing stands for election after a time in this range.
 const ELECTION_MS: (u64, u64) = (300, 600);
-/// A leader that a majority has not answered for so long may have a successor: the others elect
-/// one after that time at the earliest.
-const OUT_OF_TOUCH_MS: u64 = ELECTION_MS.0 + ELECTION_MS.1;
+/// A leader that a majority has not answered for so long probably has a successor: the others
+/// elect one after 0.9 to 1.2 s of silence. More than that, since an answer may wait for slow disks;
+/// less than the successor takes to give file servers up that stay with the old leader.
+const OUT_OF_TOUCH_MS: u64 = 1_500;
 /// Deadline of one piece of a snapshot at its receiver; the last one is installed within it.
 const SNAPSHOT_PIECE_MS: u64 = 30_000;
 const SNAPSHOT_PIECE_BYTES: u64 = 1 << 20;

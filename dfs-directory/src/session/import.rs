@@ -13,5 +13,10 @@ use crate::state::tables::{Table, TableError, Write};
 pub fn imported(tables: &mut dyn Write) -> Result<(), TableError> {
     let next: Option<NumberRecord> = load_record(tables, Table::Meta, keys::NEXT_SESSION)?;
     let number = next.map_or(1, |next| next.number) + IMPORT_JUMP;
-    store_record(tables, Table::Meta, keys::NEXT_SESSION, &NumberRecord { number })
+    store_record(
+        tables,
+        Table::Meta,
+        keys::NEXT_SESSION,
+        &NumberRecord { number },
+    )
 }

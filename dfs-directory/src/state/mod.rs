@@ -64,3 +64,34 @@ pub fn apply(tables: &mut dyn Write, command: &Command) -> Result<Outcome, Table
         Change::Members(c) => Outcome::Members(members::apply(tables, c)?),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::namespace::Format;
+    use crate::state::memory::MemoryTables;
+    use dfs_proto::ids::{ClusterId, ROOT};
+
+    #[test]
+    fn time_never_goes_back_when_a_leader_with_a_slow_clock_follows() {
+        let mut tables = MemoryTables::default();
+        let at = |seconds| Timestamp {
+            seconds,
+            nanoseconds: 0,
+        };
+        let format = NamespaceCommand::Format(Format::defaults(ClusterId(1)));
+        let mut apply_at = |now, change: NamespaceCommand| {
+            let change = Change::Namespace(change);
+            apply(&mut tables, &Command { now, change }).expect("tables");
+            let clock = tables::clock(&tables).expect("a clock");
+            let root = namespace::read::attr(&tables, ROOT).expect("tables");
+            (clock, root.expect("the root").changed)
+        };
+        assert_eq!(apply_at(at(100), format.clone()), (at(100), at(100)));
+        // The next leader's clock is slow by a minute, and then right again.
+        for (now, expected) in [(40, 100), (99, 100), (101, 101), (3, 101)] {
+            let settle = NamespaceCommand::Settle { inode: ROOT };
+            assert_eq!(apply_at(at(now), settle).0, at(expected));
+        }
+    }
+}

@@ -25,6 +25,9 @@ use std::path::{Path, PathBuf};
 pub const FORMAT: u32 = 1;
 const MAGIC: &str = "dfs-directory";
 
+/// A file that is there while the dir is made of a backup.
+pub const IMPORTING: &str = "importing";
+
 /// How far the dir has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
@@ -145,7 +148,7 @@ impl DataDir {
         for entry in std::fs::read_dir(path).map_err(io)? {
             let name = entry.map_err(io)?.file_name();
             // What an interrupted format leaves behind.
-            if name != "lock" && name != "identity.new" {
+            if name != "lock" && name != "identity.new" && name != IMPORTING {
                 return Err(IdentityError::NotEmpty(path.to_owned()));
             }
         }

@@ -83,7 +83,21 @@ fn write_block(out: &mut impl Write, block: &mut Vec<u8>) -> Result<(), Snapshot
 /// Writes the tables as they are in `view` and flushes the file.
 pub fn write(file: &File, description: &[u8], view: &ReadView) -> Result<(), SnapshotError> {
     let mut out = BufWriter::with_capacity(BLOCK_BYTES, file);
-    out.write_all(MAGIC)?;
+    write_to(&mut out, MAGIC, description, view)?;
+    out.flush()?;
+    drop(out);
+    file.sync_all()?;
+    Ok(())
+}
+
+/// Writes the tables as they are in `view` to anything; `magic` says what the file is.
+pub fn write_to(
+    mut out: &mut impl Write,
+    magic: &[u8; 8],
+    description: &[u8],
+    view: &ReadView,
+) -> Result<(), SnapshotError> {
+    out.write_all(magic)?;
     out.write_all(&length(description.len())?)?;
     out.write_all(&crc32c::crc32c(description).to_le_bytes())?;
     out.write_all(description)?;
@@ -120,9 +134,6 @@ pub fn write(file: &File, description: &[u8], view: &ReadView) -> Result<(), Sna
     out.write_all(&[0; 4])?;
     out.write_all(&crc32c::crc32c(&count).to_le_bytes())?;
     out.write_all(&count)?;
-    out.flush()?;
-    drop(out);
-    file.sync_all()?;
     Ok(())
 }
 
@@ -136,10 +147,15 @@ pub struct Reader<R> {
 
 impl<R: Read> Reader<R> {
     pub fn new(source: R) -> Result<Self, SnapshotError> {
+        Self::with_magic(source, MAGIC)
+    }
+
+    /// Reads a file that starts with `magic`.
+    pub fn with_magic(source: R, magic: &[u8; 8]) -> Result<Self, SnapshotError> {
         let mut source = BufReader::with_capacity(BLOCK_BYTES, source);
         let mut head = [0; 8];
         source.read_exact(&mut head)?;
-        if &head != MAGIC {
+        if &head != magic {
             return Err(SnapshotError::Damaged(
                 "it does not start as one".to_owned(),
             ));

@@ -185,6 +185,18 @@ pub struct RepairStatus {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct GoOn;
 
+/// Begins a backup of the names as they are now; the answer names it. One at a time: an earlier one
+/// ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BeginExport;
+
+/// The next piece of a backup, as payload. `false`: it was the last one. `NotFound` if the backup
+/// has ended: another one was begun, this one was not asked for a minute, or the leader changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NextExport {
+    pub export: u64,
+}
+
 /// Reads and compares every replica of a group; one group a call, so that a call stays short.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VerifyGroup {
@@ -224,5 +236,7 @@ requests! {
     0x0822 ChangeSettings => ();
     0x0823 GetRepair => RepairStatus;
     0x0824 EvictSession => ();
+    0x0825 BeginExport => u64;
+    0x0826 NextExport => bool;
     0x0807 GoOn => u32;
 }

@@ -1,6 +1,7 @@
 //! `dfsctl`: looks inside a cluster, and says which servers and settings are to be used.
 
 mod client;
+mod export;
 mod fsck;
 mod manage;
 mod overview;
@@ -119,6 +120,9 @@ enum DirectoryOrder {
     /// Takes a member out for good, by its number: it votes no more and may be stopped. (A new one
     /// comes in by itself: `dfs-directory --join`.)
     Remove { member: u64 },
+    /// Writes a backup of the names to FILE: for the day on which the disks of most members are
+    /// lost. `dfs-directory --import` makes a new directory of it; the file servers keep the data.
+    Export { file: PathBuf },
 }
 
 fn main() -> ExitCode {
@@ -161,6 +165,9 @@ async fn answer(options: &Options) -> Result<ExitCode, String> {
             show::locks(&locks, &names, json)
         }
         Question::Directory { order: None } => overview::directory(&client, json).await?,
+        Question::Directory {
+            order: Some(DirectoryOrder::Export { file }),
+        } => export::run(&client, file).await?,
         Question::Directory {
             order: Some(DirectoryOrder::Remove { member }),
         } => {
