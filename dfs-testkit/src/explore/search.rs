@@ -92,7 +92,7 @@ fn beginning(options: &Options) -> (State, Vec<String>) {
             let can: Vec<&String> = described.iter().map(|(line, _)| line).collect();
             panic!("after {lines:#?} {wanted:?} cannot happen, but {can:#?}");
         };
-        for (line, after) in described.into_iter().skip(at).take(1) {
+        if let Some((line, after)) = described.into_iter().nth(at) {
             lines.push(line);
             state = after;
         }
