@@ -41,7 +41,7 @@ pub fn imported(tables: &mut dyn Write) -> Result<(), TableError> {
             for cut in super::read::intents_of(tables, inode)? {
                 tables.delete(Table::Intents, &keys::intent(inode, cut.generation))?;
             }
-            intents::cut(tables, inode, &mut record, size, None)?;
+            intents::cut(tables, inode, &mut record, size..u64::MAX, None)?;
             store_record(tables, Table::Inodes, &keys::inode(inode), &record)?;
         }
     }
