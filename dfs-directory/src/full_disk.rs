@@ -17,10 +17,14 @@ const ENOUGH_BYTES: u64 = 32 << 20;
 
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Whether this is what a member ends with when its disk is full.
-pub fn is_cause(error: &impl Display) -> bool {
+/// With less than this free, a write that failed did so for want of space, whatever it says.
+const LITTLE_BYTES: u64 = 1 << 20;
+
+/// Whether a member with its data in `dir` ended so because its disk is full.
+pub fn is_cause(error: &impl Display, dir: &Path) -> bool {
     let full = io::Error::from_raw_os_error(Errno::NOSPC.raw_os_error());
-    error.to_string().contains(&full.to_string())
+    let little = free_bytes(dir).is_some_and(|free| free < LITTLE_BYTES);
+    little || error.to_string().contains(&full.to_string())
 }
 
 /// Waits until the disk of `dir` has space.
@@ -58,12 +62,13 @@ mod tests {
 
     #[test]
     fn only_a_full_disk_is_waited_for() {
+        let dir = std::env::temp_dir();
         let full = io::Error::from_raw_os_error(28);
-        assert!(is_cause(&format!(
-            "the member has failed: write log: {full}"
-        )));
+        let why = format!("the member has failed: write log: {full}");
+        assert!(is_cause(&why, &dir));
         let broken = io::Error::from_raw_os_error(5);
-        assert!(!is_cause(&format!("the member has failed: {broken}")));
+        let why = format!("the member has failed: {broken}");
+        assert!(!is_cause(&why, &dir));
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         let data = config.data.clone();
         let ended = Box::pin(dfs_directory::node::run(config, &mut stop)).await;
         match ended {
-            Err(e) if full_disk::is_cause(&e) => {
+            Err(e) if full_disk::is_cause(&e, &data) => {
                 log::error!("{e}");
                 tokio::select! {
                     () = full_disk::wait_for_space(&data) => Err(full_disk::begin_anew().into()),
