@@ -455,9 +455,11 @@ async fn a_group_of_real_servers_survives_the_stop_of_its_primary() {
     listening.stop().await;
 }
 
-/// A run of a server that ends like a killed one: nothing is told to anybody, nothing is written.
+/// A run of a server that ends like a killed one: nothing is told to anybody, nothing is written,
+/// and no witness says that nothing is lost.
 fn run_and_kill(data: &Path, directory: &str, until: oneshot::Receiver<()>) {
-    let config = config(data, directory);
+    let mut config = config(data, directory);
+    config.witness_dir = data.join("no such dir");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
