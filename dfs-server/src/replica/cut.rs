@@ -2,15 +2,17 @@
 //! generation with it.
 //!
 //! A cut waits until no write of its inode is in progress here, and no write starts before it
-//! has ended. It does not depend on epochs: the directory repeats it until every member of
-//! every group has made it, and the generation makes a late repeat harmless.
+//! has ended. The directory repeats it until every member of every group has made it in one epoch,
+//! and the generation makes a late repeat harmless. A cut belongs to the epochs in which it was
+//! asked for: an adoption waits for the one that is made and drops those that wait. Else its floor
+//! would count as one of the new epoch, in which nobody else has it, and refuse all copies.
 
 use super::event::{Caller, DiskDone, DiskOp, Response};
 use super::group::Stage;
 use super::holdings::Holdings;
 use super::{DiskFor, ReplicaCore};
 use dfs_proto::error::{Error, ErrorCode};
-use dfs_proto::ids::{ChunkIndex, ChunkKey, InodeId};
+use dfs_proto::ids::{ChunkIndex, ChunkKey, Epoch, GroupId, InodeId};
 use dfs_proto::msg::control::{CutInode, CutMade};
 use dfs_proto::payload::Payload;
 use std::collections::VecDeque;
@@ -21,8 +23,16 @@ const WAITING_MAX: usize = 16;
 /// The cuts of one inode that wait or are made. While it exists, no write of the inode starts.
 #[derive(Clone, Hash, Debug, Default)]
 pub(super) struct CutGate {
-    waiting: VecDeque<(Caller, CutInode)>,
-    running: Option<(Caller, CutInode)>,
+    waiting: VecDeque<Asked>,
+    running: Option<Asked>,
+}
+
+#[derive(Clone, Hash, Debug)]
+struct Asked {
+    caller: Caller,
+    request: CutInode,
+    /// The epochs of its groups, of those that are known here, when it came.
+    epochs: Vec<(GroupId, Epoch)>,
 }
 
 impl ReplicaCore {
@@ -32,11 +42,19 @@ impl ReplicaCore {
             return self.refuse(caller, error);
         }
         let inode = request.inode;
+        let groups = request.groups.iter();
+        let asked = Asked {
+            epochs: groups
+                .filter_map(|id| Some((*id, self.groups.get(id)?.epoch())))
+                .collect(),
+            caller,
+            request,
+        };
         let gate = self.cuts.entry(inode).or_default();
         if gate.waiting.len() >= WAITING_MAX {
             return self.refuse(caller, Error::bare(ErrorCode::Overloaded));
         }
-        gate.waiting.push_back((caller, request));
+        gate.waiting.push_back(asked);
         for key in self.lanes_of(inode).collect::<Vec<_>>() {
             self.yield_scrub(key);
         }
@@ -54,7 +72,7 @@ impl ReplicaCore {
         let Some(gate) = self.cuts.get_mut(&inode) else {
             return;
         };
-        let Some((caller, request)) = gate.waiting.pop_front() else {
+        let Some(mut asked) = gate.waiting.pop_front() else {
             self.cuts.remove(&inode);
             let keys: Vec<ChunkKey> = self.lanes_of(inode).collect();
             for key in keys {
@@ -62,6 +80,20 @@ impl ReplicaCore {
             }
             return;
         };
+        let over = |id: &GroupId, epochs: &[(GroupId, Epoch)]| {
+            let present = self.groups.get(id).map(|g| (*id, g.epoch()));
+            present.is_some_and(|present| !epochs.contains(&present))
+        };
+        let epochs = asked.epochs.clone();
+        asked.request.groups.retain(|id| !over(id, &epochs));
+        let left = &asked.request.groups;
+        asked.epochs.retain(|(id, _)| left.contains(id));
+        if asked.request.groups.is_empty() {
+            let error = Error::new(ErrorCode::WrongEpoch, "asked for in an earlier epoch");
+            self.refuse(asked.caller, error);
+            return self.start_cut(inode, h);
+        }
+        let request = &asked.request;
         let op = DiskOp::Cut {
             inode,
             generation: request.generation,
@@ -70,8 +102,20 @@ impl ReplicaCore {
             layout: request.layout,
             groups: request.groups.clone(),
         };
-        gate.running = Some((caller, request));
+        self.count_cut(&asked.epochs, 1);
+        if let Some(gate) = self.cuts.get_mut(&inode) {
+            gate.running = Some(asked);
+        }
         self.disk(op, DiskFor::Cut(inode), None);
+    }
+
+    /// The disk begins, or ends, to change chunks of these groups.
+    fn count_cut(&mut self, groups: &[(GroupId, Epoch)], by: i32) {
+        for (id, _) in groups {
+            if let Some(g) = self.groups.get_mut(id) {
+                g.busy = g.busy.saturating_add_signed(by);
+            }
+        }
     }
 
     fn lanes_of(&self, inode: InodeId) -> impl Iterator<Item = ChunkKey> + '_ {
@@ -95,7 +139,14 @@ impl ReplicaCore {
         h: &dyn Holdings,
     ) {
         let running = self.cuts.get_mut(&inode).and_then(|g| g.running.take());
-        if let Some((caller, request)) = running {
+        if let Some(Asked {
+            caller,
+            request,
+            epochs,
+        }) = running
+        {
+            self.count_cut(&epochs, -1);
+            self.put_drained_adoptions();
             match result {
                 Ok(_) => {
                     let epochs = request

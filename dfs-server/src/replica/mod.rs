@@ -114,7 +114,7 @@ pub struct ReplicaCore {
     listings: BTreeMap<u64, Listing>,
     mendings: BTreeMap<Caller, Mending>,
     /// Chunks whose damage was reported already.
-    rotten: BTreeSet<ChunkKey>,
+    rotten: BTreeMap<ChunkKey, reader::Repair>,
     disks: BTreeMap<Token, PendingDisk>,
     sends: BTreeMap<Token, SendFor>,
     last_id: u64,
@@ -145,7 +145,7 @@ impl ReplicaCore {
             transfers: BTreeMap::new(),
             listings: BTreeMap::new(),
             mendings: BTreeMap::new(),
-            rotten: BTreeSet::new(),
+            rotten: BTreeMap::new(),
             disks: BTreeMap::new(),
             sends: BTreeMap::new(),
             last_id: 0,

@@ -5,9 +5,17 @@ use super::holdings::Holdings;
 use super::lane::{CopyOp, Op, Purpose};
 use super::{DiskFor, ReplicaCore};
 use dfs_proto::error::{Error, ErrorCode};
-use dfs_proto::ids::{ChunkKey, GroupId, SessionId, Version};
+use dfs_proto::ids::{ChunkKey, GroupId, ServerRun, SessionId, Version};
 use dfs_proto::limits::IO_BYTES_MAX;
 use dfs_proto::msg::chunk::{ReadChunk, SyncChunks};
+
+/// How the repair of a damaged copy goes.
+#[derive(Clone, Copy, Hash, Debug, Default)]
+pub(super) struct Repair {
+    running: bool,
+    /// How many members could not help: the next one is asked next time.
+    failed: usize,
+}
 
 impl ReplicaCore {
     pub(super) fn read(&mut self, caller: Caller, request: ReadChunk, h: &dyn Holdings) {
@@ -55,7 +63,7 @@ impl ReplicaCore {
     }
 
     /// Says once which copy is damaged, and replaces it by that of another member if that is of
-    /// the same version.
+    /// the same version. Each time that it is met anew the next member is asked.
     pub(super) fn found_rotten(
         &mut self,
         key: ChunkKey,
@@ -63,17 +71,22 @@ impl ReplicaCore {
         error: &Error,
         h: &dyn Holdings,
     ) {
-        if !self.rotten.insert(key) {
+        let repair = self.rotten.entry(key).or_default();
+        if std::mem::replace(&mut repair.running, true) {
             return;
         }
+        let failed = repair.failed;
         let me = self.me;
         // A joining member does as well: a version has one content, whoever holds it, and a wrong
         // suspicion may have left nobody else.
         let source = self.groups.get(&group).and_then(|g| {
             let others = g.others(me);
             let primary = g.primary().filter(|run| others.contains(run));
-            let joining = || g.config.joining().find(|run| run.incarnation != me);
-            let source = primary.or(others.first().copied()).or_else(joining);
+            let backups = others.iter().copied().filter(|run| Some(*run) != primary);
+            let joining = g.config.joining().filter(|run| run.incarnation != me);
+            let sources: Vec<ServerRun> =
+                primary.into_iter().chain(backups).chain(joining).collect();
+            let source = sources.get(failed % sources.len().max(1)).copied();
             Some((g.epoch(), source?))
         });
         let Some((epoch, source)) = source else {
@@ -100,10 +113,18 @@ impl ReplicaCore {
 
     pub(super) fn self_repaired(&mut self, key: ChunkKey, failed: Option<&Error>) {
         // Either way the next read that meets damage reports and repairs it anew.
-        self.rotten.remove(&key);
         match failed {
-            None => log::info!("{key}: the damaged copy is replaced"),
-            Some(error) => log::warn!("{key}: the damaged copy is not replaced yet: {error}"),
+            None => {
+                self.rotten.remove(&key);
+                log::info!("{key}: the damaged copy is replaced");
+            }
+            Some(error) => {
+                if let Some(repair) = self.rotten.get_mut(&key) {
+                    repair.running = false;
+                    repair.failed = repair.failed.wrapping_add(1);
+                }
+                log::warn!("{key}: the damaged copy is not replaced yet: {error}");
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Joining members.
 
 use super::world::*;
+use crate::replica::Request;
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::*;
 
@@ -181,4 +182,66 @@ fn chunks_before_a_cut_keep_their_generation_and_still_join() {
     world.assert_equal(&[1, 2, 3]);
     assert_eq!(world.nodes[&3].store.chunks.len(), 2);
     assert!(!world.proposals.is_empty());
+}
+
+#[test]
+fn a_lone_primary_repairs_its_damaged_chunk_from_whichever_joining_member_has_it() {
+    let mut world = World::new(3, None);
+    world.enter(world.config(1, &[1, 2], &[]));
+    Put::new(1, 1).send(&mut world, 1);
+    world.settle();
+    let store = &mut world.nodes.get_mut(&1).unwrap().store;
+    store.chunks.get_mut(&key(1, 0)).unwrap().damaged = true;
+    // The first one that could be asked has nothing.
+    world.enter(world.config(2, &[1], &[3, 2]));
+    world.settle_with_ticks(100);
+    world.assert_equal(&[1, 2, 3]);
+    let reader = read(&mut world, 1, 2, key(1, 0));
+    world.settle();
+    assert!(world.answer(reader).is_ok());
+}
+
+#[test]
+fn a_cut_that_comes_late_leaves_no_floor_that_keeps_its_member_out() {
+    let mut world = World::new(3, None);
+    world.enter(world.config(1, &[1, 2], &[3]));
+    Put::new(1, 1).send(&mut world, 1);
+    world.settle();
+    let cut = |generation| {
+        Request::Cut(dfs_proto::msg::control::CutInode {
+            inode: InodeId(1),
+            generation: Generation(generation),
+            from: 16384,
+            to: u64::MAX,
+            layout: LAYOUT,
+            groups: vec![GROUP],
+        })
+    };
+    for id in [1, 2] {
+        world.direct(id, cut(1));
+        world.settle();
+    }
+    // Its disk is at one cut, and another one waits, when a new epoch comes.
+    let begun = world.direct(3, cut(1));
+    let waits = world.direct(3, cut(1));
+    let config = world.config(2, &[1, 2], &[3]);
+    let adopted = world.direct(3, adopt_only(config.clone()));
+    assert!(!world.is_answered(adopted), "the disk is waited for");
+    world.settle();
+    assert!(world.is_answered(begun) && world.is_answered(adopted));
+    assert_eq!(world.code(waits), ErrorCode::WrongEpoch);
+    // Nobody but it has made a cut in this epoch: no floor of it refuses what it lacks.
+    world.nodes.get_mut(&3).unwrap().store.chunks.clear();
+    world.enter(config);
+    world.settle_with_ticks(100);
+    world.assert_equal(&[1, 2, 3]);
+    assert!(world.nodes[&3].store.chunks.contains_key(&key(1, 0)));
+}
+
+fn adopt_only(config: dfs_proto::cluster::GroupConfig) -> Request {
+    Request::Adopt(dfs_proto::msg::control::AdoptEpochs {
+        configs: vec![config],
+        servers: Vec::new(),
+        fenced: Vec::new(),
+    })
 }
