@@ -70,12 +70,9 @@ fn has_applied_its_term(metrics: &Metrics) -> bool {
 
 async fn raise(proposals: &Proposals, level: u16) {
     let change = crate::state::Change::Members(MembersCommand::Raise { level });
-    match proposals.propose(change).await {
-        Ok(Outcome::Members(MembersOutcome(Ok(_)))) => {
-            log::info!("all members know feature level {level}: the cluster is at it from now on");
-        }
-        // It has lost the lead, or a member has come in: it is looked at again.
-        Ok(_) | Err(_) => {}
+    // Else it has lost the lead, or a member has come in: it is looked at again.
+    if let Ok(Outcome::Members(MembersOutcome(Ok(_)))) = proposals.propose(change).await {
+        log::info!("all members know feature level {level}: the cluster is at it from now on");
     }
 }
 
