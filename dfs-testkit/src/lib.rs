@@ -8,6 +8,7 @@ pub mod map;
 pub mod powered;
 pub mod random;
 pub mod sim;
+pub mod subtree;
 pub mod torture;
 
 use std::time::{Duration, Instant};

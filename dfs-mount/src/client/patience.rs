@@ -46,9 +46,10 @@ impl Patience {
         if !self.told && clock::elapsed(self.since) > SLOW_WAIT {
             self.told = true;
             log::warn!(
-                "{} ({target}) has been waiting for {} ms: {cause}; it goes on trying",
+                "{} ({target}) has been waiting for {} ms: {cause} ({} tries); it goes on trying",
                 self.what,
-                clock::elapsed(self.since).as_millis()
+                clock::elapsed(self.since).as_millis(),
+                self.tries
             );
         }
     }
