@@ -401,6 +401,17 @@ impl ReplicaCore {
                 } else if started.waiting.is_empty() {
                     // Nobody has it, so nothing of it is left.
                     return self.end_write(op, Err(Error::bare(ErrorCode::Rotten)), h);
+                } else if started
+                    .waiting
+                    .values()
+                    .all(|w| w.state == WaitState::Repair)
+                {
+                    // A cut passed over the damaged copy here and changed all the others. Nobody
+                    // has the write, so each would wait for the other's copy: this one is
+                    // replaced first, and the write is repeated.
+                    self.end_write(op, Err(Error::bare(ErrorCode::GroupUnavailable)), h);
+                    let rotten = Error::bare(ErrorCode::Rotten);
+                    return self.found_rotten(key, group, &rotten, h);
                 }
             }
             Local::Done => {

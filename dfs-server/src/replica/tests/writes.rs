@@ -371,6 +371,44 @@ fn a_write_onto_a_damaged_copy_replaces_it() {
 }
 
 #[test]
+fn a_damaged_copy_that_a_cut_passed_over_is_replaced_before_it_is_written() {
+    let mut world = three();
+    Put::new(1, 1).send(&mut world, 1);
+    world.settle();
+    let chunk = |world: &mut World, server| {
+        let store = &mut world.nodes.get_mut(&server).unwrap().store;
+        store.chunks.remove(&key(1, 0)).unwrap()
+    };
+    // What a cut leaves: the others are shorter, the primary's copy could not be read.
+    for server in 1..=3 {
+        let mut left = chunk(&mut world, server);
+        match server {
+            1 => left.damaged = true,
+            _ => {
+                left.generation = Generation(1);
+                left.bytes.truncate(60);
+            }
+        }
+        let store = &mut world.nodes.get_mut(&server).unwrap().store;
+        store.chunks.insert(key(1, 0), left);
+    }
+    let put = Put {
+        generation: 1,
+        offset: 80,
+        ..Put::new(2, 2)
+    };
+    let refused = put.send(&mut world, 1);
+    world.settle();
+    assert_eq!(world.code(refused), ErrorCode::GroupUnavailable);
+    world.assert_equal(&[1, 2, 3]);
+    let repeated = put.send(&mut world, 1);
+    world.settle();
+    assert!(world.answer(repeated).is_ok());
+    world.assert_equal(&[1, 2, 3]);
+    assert_eq!(world.suspects, []);
+}
+
+#[test]
 fn too_many_writes_of_one_chunk_are_turned_away() {
     let mut world = three();
     let callers: Vec<Caller> = (1..=200)
