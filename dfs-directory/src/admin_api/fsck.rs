@@ -258,7 +258,7 @@ impl AdminApi {
                     first_group: GroupId(0),
                     groups: 1,
                 },
-                groups: vec![group],
+                groups: vec![(group, look.epoch)],
             };
             for (server, link) in &view.links {
                 if !look.roles.home.contains(server) {

@@ -383,7 +383,7 @@ struct Progress {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Left {
     /// Members that have not made it in their group's present epoch.
-    missing: BTreeMap<ServerRun, Vec<GroupId>>,
+    missing: BTreeMap<ServerRun, Vec<(GroupId, Epoch)>>,
     /// Joining in every group that is missing of it.
     joining: BTreeSet<ServerRun>,
     /// Groups that are between two epochs.
@@ -415,7 +415,8 @@ impl Progress {
                 if !active || made {
                     continue;
                 }
-                left.missing.entry(member.run).or_default().push(*group);
+                let missing = left.missing.entry(member.run).or_default();
+                missing.push((*group, record.config.epoch));
                 if member.state == MemberState::InSync {
                     in_sync.insert(member.run);
                 } else {

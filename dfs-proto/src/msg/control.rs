@@ -54,8 +54,9 @@ pub struct CutInode {
     pub from: u64,
     pub to: u64,
     pub layout: FileLayout,
-    /// The groups that this server is asked for (all that it is a member of).
-    pub groups: Vec<GroupId>,
+    /// The groups that this server is asked for (all that it is a member of), each in its epoch: in
+    /// another one nothing is done, so that a message that comes late does no harm.
+    pub groups: Vec<(GroupId, Epoch)>,
 }
 
 /// The epoch in which each group made the cut.

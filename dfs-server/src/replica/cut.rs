@@ -3,9 +3,9 @@
 //!
 //! A cut waits until no write of its inode is in progress here, and no write starts before it
 //! has ended. The directory repeats it until every member of every group has made it in one epoch,
-//! and the generation makes a late repeat harmless. A cut belongs to the epochs in which it was
-//! asked for: an adoption waits for the one that is made and drops those that wait. Else its floor
-//! would count as one of the new epoch, in which nobody else has it, and refuse all copies.
+//! and the generation makes a late repeat harmless. A cut belongs to the epochs that it names: an
+//! adoption waits for the one that is made, and those that wait or come late are refused. Else its
+//! floor would count as one of the new epoch, in which nobody else has it, and refuse all copies.
 
 use super::event::{Caller, DiskDone, DiskOp, Response};
 use super::group::Stage;
@@ -31,8 +31,6 @@ pub(super) struct CutGate {
 struct Asked {
     caller: Caller,
     request: CutInode,
-    /// The epochs of its groups, of those that are known here, when it came.
-    epochs: Vec<(GroupId, Epoch)>,
 }
 
 impl ReplicaCore {
@@ -42,14 +40,7 @@ impl ReplicaCore {
             return self.refuse(caller, error);
         }
         let inode = request.inode;
-        let groups = request.groups.iter();
-        let asked = Asked {
-            epochs: groups
-                .filter_map(|id| Some((*id, self.groups.get(id)?.epoch())))
-                .collect(),
-            caller,
-            request,
-        };
+        let asked = Asked { caller, request };
         let gate = self.cuts.entry(inode).or_default();
         if gate.waiting.len() >= WAITING_MAX {
             return self.refuse(caller, Error::bare(ErrorCode::Overloaded));
@@ -80,16 +71,11 @@ impl ReplicaCore {
             }
             return;
         };
-        let over = |id: &GroupId, epochs: &[(GroupId, Epoch)]| {
-            let present = self.groups.get(id).map(|g| (*id, g.epoch()));
-            present.is_some_and(|present| !epochs.contains(&present))
-        };
-        let epochs = asked.epochs.clone();
-        asked.request.groups.retain(|id| !over(id, &epochs));
-        let left = &asked.request.groups;
-        asked.epochs.retain(|(id, _)| left.contains(id));
-        if asked.request.groups.is_empty() {
-            let error = Error::new(ErrorCode::WrongEpoch, "asked for in an earlier epoch");
+        let present = |id: &GroupId| self.groups.get(id).map(super::group::Group::epoch);
+        let groups = &mut asked.request.groups;
+        groups.retain(|(id, epoch)| present(id) == Some(*epoch));
+        if groups.is_empty() {
+            let error = Error::new(ErrorCode::WrongEpoch, "asked for in another epoch");
             self.refuse(asked.caller, error);
             return self.start_cut(inode, h);
         }
@@ -100,9 +86,9 @@ impl ReplicaCore {
             from: request.from,
             to: request.to,
             layout: request.layout,
-            groups: request.groups.clone(),
+            groups: request.groups.iter().map(|(id, _)| *id).collect(),
         };
-        self.count_cut(&asked.epochs, 1);
+        self.count_cut(&asked.request.groups, 1);
         if let Some(gate) = self.cuts.get_mut(&inode) {
             gate.running = Some(asked);
         }
@@ -139,20 +125,15 @@ impl ReplicaCore {
         h: &dyn Holdings,
     ) {
         let running = self.cuts.get_mut(&inode).and_then(|g| g.running.take());
-        if let Some(Asked {
-            caller,
-            request,
-            epochs,
-        }) = running
-        {
-            self.count_cut(&epochs, -1);
+        if let Some(Asked { caller, request }) = running {
+            self.count_cut(&request.groups, -1);
             self.put_drained_adoptions();
             match result {
                 Ok(_) => {
                     let epochs = request
                         .groups
                         .iter()
-                        .filter_map(|id| Some((*id, self.groups.get(id)?)))
+                        .filter_map(|(id, _)| Some((*id, self.groups.get(id)?)))
                         .filter(|(_, g)| g.stage != Stage::Adopting)
                         .map(|(id, g)| (id, g.epoch()))
                         .collect();

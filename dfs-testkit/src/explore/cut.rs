@@ -55,7 +55,15 @@ pub(super) fn drive(s: &mut State, options: &Options) {
     let missing: Vec<ServerRun> = members.map(|m| m.run).filter(|run| !made(run)).collect();
     for to in missing.iter().filter(|run| directory.takes_part(**run)) {
         let (to, generation) = (*to, directory.generation);
-        s.post(Message::Cut { to, generation }, Token(0));
+        let epoch = config.epoch;
+        s.post(
+            Message::Cut {
+                to,
+                generation,
+                epoch,
+            },
+            Token(0),
+        );
     }
     if !missing.is_empty() {
         return;
@@ -79,7 +87,12 @@ pub(super) fn drive(s: &mut State, options: &Options) {
     }
 }
 
-pub(super) fn delivered(s: &mut State, to: ServerRun, generation: Generation, options: &Options) {
+pub(super) fn delivered(
+    s: &mut State,
+    to: ServerRun,
+    (generation, epoch): (Generation, Epoch),
+    options: &Options,
+) {
     let Some(at) = s.place(to) else { return };
     Rc::make_mut(&mut s.directory).cut_asked |= bit(to.server);
     let request = CutInode {
@@ -92,7 +105,7 @@ pub(super) fn delivered(s: &mut State, to: ServerRun, generation: Generation, op
             first_group: GROUP,
             groups: 1,
         },
-        groups: vec![GROUP],
+        groups: vec![(GROUP, epoch)],
     };
     let caller = Caller(CUT | generation.0);
     s.feed(at, step::control(Request::Cut(request), caller), options);

@@ -41,6 +41,7 @@ pub(super) enum Message {
     Cut {
         to: ServerRun,
         generation: Generation,
+        epoch: Epoch,
     },
     /// Primary -> directory.
     Propose {
@@ -93,8 +94,13 @@ impl Packet {
                     place(&to.server)
                 )
             }
-            Message::Cut { to, generation } => {
-                format!("the cut of {generation} reaches {}", place(&to.server))
+            Message::Cut {
+                to,
+                generation,
+                epoch,
+            } => {
+                let to = place(&to.server);
+                format!("the cut of {generation} in {epoch} reaches {to}")
             }
             Message::Propose { joined, epoch, .. } => {
                 format!("{} is proposed ({epoch})", place(&joined.server))

@@ -163,8 +163,12 @@ impl State {
                 self.run(Self::at(to.server), event, vec![asker], options);
             }
             Message::Written { client, sequence } => self.written(*client, *sequence),
-            Message::Cut { to, generation } => {
-                super::cut::delivered(self, *to, *generation, options);
+            Message::Cut {
+                to,
+                generation,
+                epoch,
+            } => {
+                super::cut::delivered(self, *to, (*generation, *epoch), options);
             }
             Message::Propose { .. } => {}
         }

@@ -1,13 +1,15 @@
 //! What nodes say to each other. Requests to file servers are the replica core's own; the rest
 //! is what the directory, its file servers and its mounts have to tell, without the wire.
 
+use super::directory::Asked;
+use dfs_directory::governor::{Called, LinkId};
+use dfs_directory::placement::PlacementCommand;
+use dfs_proto::attr::{FileAttr, SizeTimes};
 use dfs_proto::cluster::ClusterMap;
 use dfs_proto::error::Error;
-use dfs_proto::ids::{
-    Epoch, GrantId, GroupId, Incarnation, InodeId, MapVersion, ServerId, ServerRun, SessionId,
-};
-use dfs_proto::msg::registry::DataDirPast;
-use dfs_proto::msg::session::LeaseKind;
+use dfs_proto::ids::{GrantId, Incarnation, InodeId, MapVersion, ServerId, ServerRun, SessionId};
+use dfs_proto::msg::registry::{ProposeInSync, RegisterServer, ReportSuspect, ServerHeartbeat};
+use dfs_proto::msg::session::{LeaseKind, Stamp};
 use dfs_proto::payload::Payload;
 use dfs_server::replica::{Request, Response, Sender, Token};
 use std::rc::Rc;
@@ -38,22 +40,10 @@ pub(crate) enum Ask {
         payload: Payload,
     },
     // File server -> directory.
-    Register {
-        incarnation: Incarnation,
-        past: DataDirPast,
-        epochs: Vec<(GroupId, Epoch)>,
-    },
-    Alive(ServerRun),
-    Suspect {
-        suspect: ServerRun,
-        groups: Vec<(GroupId, Epoch)>,
-    },
-    Propose {
-        from: ServerRun,
-        group: GroupId,
-        epoch: Epoch,
-        joined: ServerRun,
-    },
+    Register(Box<RegisterServer>),
+    Alive(ServerHeartbeat),
+    Suspect(ReportSuspect),
+    Propose(ProposeInSync),
     // Mount -> directory.
     OpenSession(Incarnation),
     Beat(SessionId),
@@ -63,6 +53,18 @@ pub(crate) enum Ask {
         inode: InodeId,
         kind: LeaseKind,
     },
+    SetSize {
+        stamp: Stamp,
+        inode: InodeId,
+        size: u64,
+    },
+    Push {
+        stamp: Stamp,
+        inode: InodeId,
+        grant: GrantId,
+        push: SizeTimes,
+    },
+    GetAttr(InodeId),
     // Directory -> mount.
     MapChanged(Rc<ClusterMap>),
     Recall {
@@ -83,7 +85,9 @@ pub(crate) enum Told {
         grant: GrantId,
         kind: LeaseKind,
         map_version: MapVersion,
+        attr: FileAttr,
     },
+    Attr(FileAttr),
     Done,
 }
 
@@ -97,10 +101,8 @@ pub(crate) enum Then {
     Core(Token),
     Registered,
     Lived,
-    Adopted(Called),
-    Equalised(Called),
-    Informed(Called),
-    Fenced(ServerRun, Vec<SessionId>),
+    /// What the directory asked a file server.
+    Server(Box<CallKind>),
     Recalled(SessionId, InodeId, GrantId),
     Opened,
     Beaten {
@@ -116,14 +118,28 @@ pub(crate) enum Then {
     },
     /// A part of a client's operation: task, part, attempt.
     Part(usize, usize, u64),
+    /// The attributes that such a part waits for.
+    Learnt(usize, usize, u64),
+    /// A client's change of a size: task, attempt.
+    Sized(usize, u64),
+    /// A push of a file's size.
+    Pushed(SessionId, usize, u64),
 }
 
-/// Whom the directory called about which epochs, on which of its connections.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Called {
-    pub(crate) run: ServerRun,
-    pub(crate) link: u64,
-    pub(crate) asked: Vec<(GroupId, Epoch)>,
+/// What the directory asked a file server, for what.
+#[derive(Clone, Debug)]
+pub(crate) enum CallKind {
+    Governor((Called, Asked)),
+    Cut {
+        inode: InodeId,
+        run: ServerRun,
+        link: LinkId,
+    },
+    Fence {
+        run: ServerRun,
+        link: LinkId,
+        asked: Vec<SessionId>,
+    },
 }
 
 /// What a process has to do later, by itself.
@@ -132,8 +148,12 @@ pub(crate) enum Timer {
     Tick,
     Register,
     Beat,
+    /// A client pushes sizes.
+    Push,
     Patrol,
     Stop,
+    /// A change is in the directory's log.
+    Logged(Box<PlacementCommand>),
     DiskWorks(Token, Box<dfs_server::replica::DiskOp>),
     DiskEnds(Token, Result<dfs_server::replica::DiskDone, Error>),
     /// A client's task goes on.

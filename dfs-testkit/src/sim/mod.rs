@@ -1,14 +1,14 @@
-//! The cluster under a simulated network and clock, in one thread: one directory, three file
-//! servers, two mounts. The pure cores are the product's own: the state machine with its epoch
-//! transition and the lease table (directory), the replica core (file server), the lease state
-//! and the chunk requests (mount). What lies between them, disks, sockets, timers, is simulated.
+//! The cluster under a simulated network and clock, in one thread: one directory, up to five file
+//! servers and four mounts. The pure cores are the product's own: the state machine, the governor with
+//! its cuts and fences, and the lease table (directory), the replica core (file server), the lease
+//! state, the sizes and the chunk requests (mount). What lies between them, disks, sockets, timers, is simulated.
 //!
 //! A run is a function of its seed. It consists of a time of faults, a recovery, and a
 //! comparison of everything. What is checked on the way: `oracle` says which values a client may
 //! see, `invariants` what the replicas must hold after every step. `docs/testing.md` tells how
 //! to replay a seed.
 //!
-//! Not simulated here: the directory's own failures (Raft), sizes and cuts, kernel caches.
+//! Not simulated here: the directory's own failures (Raft), punched holes, kernel caches.
 //!
 //! To prove that a broken rule is found, a run can plant a bug in the replica cores
 //! (`Options::plant`). The bugs exist only in builds with `dfs-server`'s feature `planted-bugs`,

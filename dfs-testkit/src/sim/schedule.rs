@@ -11,7 +11,8 @@ use super::oracle::Oracle;
 use super::random::Random;
 use super::{Around, Options};
 use dfs_proto::error::{Error, ErrorCode};
-use dfs_proto::ids::{Incarnation, ServerId};
+use dfs_proto::ids::{Incarnation, InodeId, ServerId};
+use dfs_proto::layout::FileLayout;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub(crate) struct Schedule {
     pub(crate) clocks: Clocks,
     pub(crate) oracle: Oracle,
     pub(crate) invariants: Invariants,
+    /// The files, with their layouts.
+    pub(crate) files: Vec<(InodeId, FileLayout)>,
     /// Where a server of the directory's numbering is.
     pub(crate) places: BTreeMap<ServerId, usize>,
     queue: BTreeMap<(Duration, u64), Event>,
@@ -99,6 +102,7 @@ impl Schedule {
             clocks: Clocks::default(),
             oracle: Oracle::default(),
             invariants: Invariants::default(),
+            files: Vec::new(),
             places: BTreeMap::new(),
             queue: BTreeMap::new(),
             sequence: 0,

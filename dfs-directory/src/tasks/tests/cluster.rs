@@ -187,7 +187,7 @@ impl Service for Played {
                 let asked = request.groups.clone();
                 own.cuts.push(request);
                 let mut epochs = at(&own);
-                epochs.retain(|(group, _)| asked.contains(group));
+                epochs.retain(|made| asked.contains(made));
                 incoming.answer::<CutInode>(Ok(CutMade { epochs }), Payload::default());
             }
             FenceSessions::METHOD => {

@@ -305,7 +305,7 @@ async fn a_cut_ends_when_every_member_of_every_group_made_it() {
             .behaviour()
             .cuts
             .iter()
-            .flat_map(|cut| cut.groups.clone())
+            .flat_map(|cut| cut.groups.iter().map(|(group, _)| *group))
             .collect();
         assert_eq!(
             cut.len(),

@@ -24,13 +24,17 @@ fn adopt(config: GroupConfig) -> Request {
 }
 
 fn cut(generation: u64, from: u64) -> Request {
+    cut_in(1, generation, from)
+}
+
+fn cut_in(epoch: u64, generation: u64, from: u64) -> Request {
     Request::Cut(CutInode {
         inode: InodeId(1),
         generation: Generation(generation),
         from,
         to: u64::MAX,
         layout: LAYOUT,
-        groups: vec![GROUP],
+        groups: vec![(GROUP, Epoch(epoch))],
     })
 }
 
@@ -427,7 +431,7 @@ fn a_cut_that_reached_a_backup_only_is_not_undone_by_equalising() {
     world.assert_equal(&[2, 3]);
     assert!(world.nodes[&2].store.chunks.is_empty());
     for id in [2, 3] {
-        let caller = world.direct(id, cut(1, 0));
+        let caller = world.direct(id, cut_in(2, 1, 0));
         world.settle();
         assert_eq!(world.answer(caller), made(2));
     }
@@ -444,7 +448,7 @@ fn a_layout_that_cannot_be_is_refused() {
         from: 0,
         to: u64::MAX,
         layout,
-        groups: vec![GROUP],
+        groups: vec![(GROUP, Epoch(1))],
     });
     let caller = world.direct(1, request);
     assert_eq!(world.code(caller), ErrorCode::InvalidArgument);

@@ -10,14 +10,14 @@ use std::ops::Range;
 const CHUNK: u64 = LAYOUT.chunk_bytes as u64;
 const CHUNKS: u64 = 3;
 
-fn punch(generation: u64, range: &Range<u64>) -> Request {
+fn punch(epoch: u64, generation: u64, range: &Range<u64>) -> Request {
     Request::Cut(CutInode {
         inode: InodeId(1),
         generation: Generation(generation),
         from: range.start,
         to: range.end,
         layout: LAYOUT,
-        groups: vec![GROUP],
+        groups: vec![(GROUP, Epoch(epoch))],
     })
 }
 
@@ -61,7 +61,7 @@ impl File {
         let mut first = self.members.clone();
         first.truncate(world.random(self.members.len() + 1));
         for id in first {
-            world.direct(id, punch(self.generation, &range));
+            world.direct(id, punch(self.epoch, self.generation, &range));
             if world.random(2) == 0 {
                 world.settle();
             }
@@ -74,7 +74,7 @@ impl File {
         }
         // The directory asks until all have made it in one epoch that serves.
         for id in self.members.clone() {
-            world.direct(id, punch(self.generation, &range));
+            world.direct(id, punch(self.epoch, self.generation, &range));
             world.settle();
         }
         self.bytes[range.start as usize..range.end as usize].fill(0);
@@ -155,7 +155,7 @@ fn a_write_of_before_the_hole_does_not_fill_it_and_a_late_hole_takes_nothing() {
     world.settle();
     let cuts = |world: &mut World| {
         for id in [1, 2, 3] {
-            world.direct(id, punch(1, &(10..20)));
+            world.direct(id, punch(1, 1, &(10..20)));
             world.settle();
         }
     };

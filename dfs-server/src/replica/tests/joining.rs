@@ -170,7 +170,7 @@ fn chunks_before_a_cut_keep_their_generation_and_still_join() {
             from: 16384 + 50,
             to: u64::MAX,
             layout: LAYOUT,
-            groups: vec![GROUP],
+            groups: vec![(GROUP, Epoch(1))],
         };
         world.direct(id, crate::replica::Request::Cut(cut));
         world.settle();
@@ -214,7 +214,7 @@ fn a_cut_that_comes_late_leaves_no_floor_that_keeps_its_member_out() {
             from: 16384,
             to: u64::MAX,
             layout: LAYOUT,
-            groups: vec![GROUP],
+            groups: vec![(GROUP, Epoch(1))],
         })
     };
     for id in [1, 2] {
@@ -230,6 +230,8 @@ fn a_cut_that_comes_late_leaves_no_floor_that_keeps_its_member_out() {
     world.settle();
     assert!(world.is_answered(begun) && world.is_answered(adopted));
     assert_eq!(world.code(waits), ErrorCode::WrongEpoch);
+    let late = world.direct(3, cut(2));
+    assert_eq!(world.code(late), ErrorCode::WrongEpoch);
     // Nobody but it has made a cut in this epoch: no floor of it refuses what it lacks.
     world.nodes.get_mut(&3).unwrap().store.chunks.clear();
     world.enter(config);

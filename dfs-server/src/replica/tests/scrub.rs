@@ -178,7 +178,7 @@ fn a_cut_on_its_way_is_no_fault() {
             from: 10,
             to: u64::MAX,
             layout: LAYOUT,
-            groups: vec![GROUP],
+            groups: vec![(GROUP, Epoch(1))],
         })
     };
     let mut world = world(3);

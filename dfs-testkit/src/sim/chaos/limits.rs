@@ -1,33 +1,37 @@
 //! What must not be done at one time, since it is not promised to be survived: see `chaos`.
 
 use crate::sim::message::Node;
+use crate::sim::server::Server;
 use crate::sim::world::World;
 use dfs_directory::placement::GroupRecord;
 use dfs_proto::ids::{GroupId, ServerRun};
 
 impl World {
-    /// Whether a server may end, with its power or not.
-    pub(super) fn may_lose(&self, place: usize, power: bool) -> bool {
+    /// Whether the power of a server may fail.
+    pub(super) fn may_lose_power(&self, place: usize) -> bool {
         if self.mood.blackouts && !self.holds_rot() {
             return true;
         }
         let groups = &self.directory.placed.groups;
         groups.iter().all(|(group, record)| {
-            let needed = power && self.serves(place, record);
-            (!needed && !self.is_poor(*group, record)) || self.has_another(*group, record, place)
+            !self.serves(place, record) || self.has_another(*group, record, place, false)
         })
     }
 
-    /// Whether the directory may miss a server for a while.
+    /// Whether a server may end, or be out of reach for a while. Where something has rotted the last
+    /// good copy stays: a write that is under way when it goes makes another version of it. So does
+    /// that beside a disk that fails: the group would go on with that one alone.
     pub(super) fn may_go(&self, place: usize) -> bool {
-        self.may_lose(place, false)
+        let groups = &self.directory.placed.groups;
+        groups.iter().all(|(group, record)| {
+            !self.is_ailing(*group, record) || self.has_another(*group, record, place, true)
+        })
     }
 
-    /// Whether the directory may miss all of them.
+    /// Whether the directory may be out of reach for a while.
     pub(super) fn may_all_go(&self) -> bool {
-        let groups = &self.directory.placed.groups;
-        (self.mood.blackouts && !self.holds_rot())
-            || groups.iter().all(|(group, r)| !self.is_poor(*group, r))
+        let mut groups = self.directory.placed.groups.iter();
+        groups.all(|(group, record)| !self.is_ailing(*group, record))
     }
 
     /// Whether two nodes may be without each other.
@@ -44,7 +48,7 @@ impl World {
     pub(super) fn may_harm(&self, place: usize, group: GroupId) -> bool {
         let record = self.directory.placed.groups.get(&group);
         record.is_some_and(|record| {
-            !self.is_poor(group, record) && self.has_another(group, record, place)
+            !self.is_poor(group, record) && self.has_another(group, record, place, true)
         })
     }
 
@@ -58,18 +62,47 @@ impl World {
         servers.any(|s| self.serves(s.place, record) && s.is_poor(group))
     }
 
-    fn serves(&self, place: usize, record: &GroupRecord) -> bool {
-        let mut home = record.home.iter();
-        home.any(|server| self.schedule.places.get(server) == Some(&place))
+    /// Whether a member's copy has rotted, or its disk fails.
+    fn is_ailing(&self, group: GroupId, record: &GroupRecord) -> bool {
+        let ailing = |server: &Server| {
+            let mut rotten = server.disk.rotten().into_iter();
+            server.disk.trouble.is_failing() || rotten.any(|(of, _)| of == group)
+        };
+        let mut servers = self.servers.iter();
+        servers.any(|server| self.serves(server.place, record) && ailing(server))
     }
 
-    /// Whether a group keeps a member that holds everything if this server goes. It is in-sync in
-    /// the last epoch and in the one that served: it counts whatever comes next.
-    fn has_another(&self, group: GroupId, record: &GroupRecord, place: usize) -> bool {
-        let intact = |run: ServerRun| {
+    /// Whether the directory and a server can talk.
+    fn reaches(&self, server: &Server) -> bool {
+        let (net, now) = (&self.schedule.net, self.schedule.now);
+        let node = Node::Server(server.place);
+        server.is_up()
+            && !server.is_stopping()
+            && !net.is_cut(Node::Directory, node, now)
+            && !net.is_cut(node, Node::Directory, now)
+            && net.paused(node, now).is_none()
+    }
+
+    fn serves(&self, place: usize, record: &GroupRecord) -> bool {
+        let members = record.config.members.iter().map(|m| m.run.server);
+        let mut servers = members.chain(record.home.iter().copied());
+        servers.any(|server| self.schedule.places.get(&server) == Some(&place))
+    }
+
+    /// Whether a group keeps a copy that has everything if this server goes: that of a run that is
+    /// in-sync in the last epoch and in the one that served, so that it counts whatever comes next.
+    fn has_another(
+        &self,
+        group: GroupId,
+        record: &GroupRecord,
+        place: usize,
+        within_reach: bool,
+    ) -> bool {
+        let whole = |run: ServerRun| {
             self.servers.iter().any(|server| {
-                let whole = server.run() == Some(run) && !server.is_poor(group);
-                server.place != place && whole && self.reaches(server.place)
+                let there = !within_reach || self.reaches(server);
+                let is_it = server.place != place && server.last_run() == Some(run);
+                is_it && there && !server.is_poor(group)
             })
         };
         let Some(effective) = &record.effective else {
@@ -77,16 +110,6 @@ impl World {
         };
         let present: Vec<ServerRun> = record.config.in_sync().collect();
         let mut members = effective.in_sync();
-        members.any(|run| intact(run) && present.contains(&run))
-    }
-
-    /// Whether the directory and a server can talk.
-    fn reaches(&self, place: usize) -> bool {
-        let (net, now) = (&self.schedule.net, self.schedule.now);
-        let server = Node::Server(place);
-        !net.is_cut(Node::Directory, server, now)
-            && !net.is_cut(server, Node::Directory, now)
-            && net.paused(server, now).is_none()
-            && !self.servers[place].is_stopping()
+        members.any(|run| whole(run) && present.contains(&run))
     }
 }

@@ -3,10 +3,9 @@
 //! disks that rot, fail, fill up or are slow.
 //!
 //! One thing is not done, since it is not promised: to take the last good copy of something that
-//! was not synced, or of something that rots. While a server holds less than its group was told,
-//! another in-sync one that holds everything stays up, and the directory can reach it
-//! (`limits`). In the seeds with `blackouts` power fails everywhere at once instead: then what
-//! was not synced may be gone, and nothing else.
+//! was not synced, or of something that rots (`limits`). Whether a server with the last good copy of
+//! what was not synced is up, and who can reach it, is no matter: it is waited for. In the seeds with `blackouts` power fails
+//! everywhere at once instead: then what was not synced may be gone, and nothing else.
 
 mod disks;
 mod limits;
@@ -213,7 +212,8 @@ impl World {
     }
 
     fn kill_server(&mut self, place: usize, power: bool) {
-        if !self.servers[place].is_up() || !self.may_lose(place, power) {
+        let allowed = self.may_go(place) && (!power || self.may_lose_power(place));
+        if !self.servers[place].is_up() || !allowed {
             return;
         }
         self.servers[place].kill(&mut self.schedule, power);
@@ -221,7 +221,7 @@ impl World {
     }
 
     fn stop_server(&mut self, place: usize) {
-        if !self.servers[place].is_up() || !self.may_lose(place, false) {
+        if !self.servers[place].is_up() || !self.may_go(place) {
             return;
         }
         self.servers[place].stop(&mut self.schedule);

@@ -4,24 +4,37 @@
 //! | module | part |
 //! | --- | --- |
 //! | `session` | heartbeats, leases, recalls, the map |
+//! | `size` | sizes: pushed, set |
+//! | `plan` | what a program is about to do |
 //! | `task` | one program: picks an operation, gets its lease, carries it out |
+//! | `resize` | a program truncates or extends |
 //! | `part` | the part of an operation that lies in one chunk |
+//! | `learn` | such a part learns the inode's generation |
 
+mod learn;
 mod part;
+mod plan;
+mod resize;
 mod session;
+mod size;
 mod task;
 
+use super::directory::FILES;
 use super::message::{Answer, Ask, Node, Process, Then, Timer};
 use super::oracle::Block;
 use super::schedule::Schedule;
+use dfs_mount::client::authority::Authority;
 use dfs_mount::client::lease::LeaseState;
+use dfs_proto::attr::FileAttr;
 use dfs_proto::cluster::ClusterMap;
 use dfs_proto::ids::{
-    ChunkIndex, ChunkKey, Epoch, GrantId, GroupId, InodeId, MapVersion, SessionId, Version,
+    ChunkIndex, ChunkKey, Epoch, Generation, GrantId, GroupId, InodeId, MapVersion, SessionId,
+    Version,
 };
 use dfs_proto::layout::FileLayout;
 use dfs_proto::msg::session::LeaseKind;
-use std::collections::BTreeMap;
+use size::Pushing;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 use task::Task;
@@ -29,32 +42,31 @@ use task::Task;
 /// Bytes of a block: one value of the oracle.
 pub(crate) const BLOCK: usize = 8;
 
-/// Blocks of a chunk, chunks of a file, files.
+/// Blocks of a chunk, chunks of a file.
 pub(crate) const BLOCKS: u64 = 4;
 pub(crate) const CHUNKS: u64 = 2;
-pub(crate) const INODES: u64 = 2;
+const CHUNK_BYTES: u64 = 4096;
+
+/// Sizes are pushed this often.
+const PUSH_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Programs that run on one mount.
 const TASKS: usize = 3;
 
-/// The layout of an inode.
-pub(crate) fn layout(inode: InodeId, groups: u32) -> FileLayout {
-    FileLayout {
-        chunk_bytes: 4096,
-        first_group: GroupId((inode.0 % u64::from(groups)) as u32),
-        groups,
-    }
+/// Where a block of a file begins.
+pub(crate) fn byte_of(block: u64) -> u64 {
+    block / BLOCKS * CHUNK_BYTES + block % BLOCKS * BLOCK as u64
 }
 
 /// The blocks that a group holds.
-pub(crate) fn blocks_of(group: GroupId, groups: u32) -> impl Iterator<Item = Block> {
-    (1..=INODES).map(InodeId).flat_map(move |inode| {
-        let layout = layout(inode, groups);
-        let chunks = (0..CHUNKS).map(ChunkIndex);
-        let own = chunks.filter(move |index| layout.group_of(*index) == group);
-        let blocks = own.flat_map(|index| index.0 * BLOCKS..(index.0 + 1) * BLOCKS);
-        blocks.map(move |block| (inode, block))
-    })
+pub(crate) fn blocks_of(files: &[(InodeId, FileLayout)], group: GroupId) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    for (inode, layout) in files {
+        let own = (0..CHUNKS).filter(|index| layout.group_of(ChunkIndex(*index)) == group);
+        let of_file = own.flat_map(|index| index * BLOCKS..(index + 1) * BLOCKS);
+        blocks.extend(of_file.map(|block| (*inode, block)));
+    }
+    blocks
 }
 
 /// A lease that is being asked for.
@@ -71,6 +83,7 @@ struct Grant {
     map: MapVersion,
     ask: u64,
     lapses: u64,
+    attr: FileAttr,
 }
 
 /// A recall that the directory has asked and not been answered.
@@ -88,6 +101,30 @@ struct File {
     asking: Option<Asking>,
     granted: Option<Grant>,
     recalls: Vec<Recall>,
+    /// Size and generation, while a lease is held.
+    data: Option<Authority>,
+    /// The last generation that was heard of.
+    generation: Generation,
+    pushing: Option<Pushing>,
+    /// An operation on the whole file is under way.
+    resizing: bool,
+}
+
+impl File {
+    /// Rights are lost: what was known under them is of the past.
+    fn forget_lost(&mut self) {
+        if self.lease.held().is_none() {
+            self.data = None;
+            self.pushing = None;
+        }
+    }
+}
+
+/// The last acknowledged write of a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Unsynced {
+    version: Version,
+    generation: Generation,
 }
 
 /// Who uses a chunk now: one write, or any number of reads.
@@ -100,7 +137,6 @@ struct Users {
 #[derive(Debug)]
 pub(crate) struct Client {
     place: usize,
-    groups: u32,
     process: Option<Process>,
     session: Option<SessionId>,
     opening: Option<Duration>,
@@ -114,10 +150,12 @@ pub(crate) struct Client {
     tasks: Vec<Task>,
     users: BTreeMap<ChunkKey, Users>,
     /// The last acknowledged version of each chunk that is not synced.
-    unsynced: BTreeMap<ChunkKey, Version>,
+    unsynced: BTreeMap<ChunkKey, Unsynced>,
     sequence: u64,
     values: u64,
     changes: u64,
+    stamps: u64,
+    open_stamps: BTreeSet<u64>,
     attempts: u64,
     /// No new operations are begun, but what was begun ends; then everything is read once.
     closing: bool,
@@ -126,10 +164,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(place: usize, groups: u32) -> Self {
+    pub(crate) fn new(place: usize) -> Self {
         Self {
             place,
-            groups,
             process: None,
             session: None,
             opening: None,
@@ -145,6 +182,8 @@ impl Client {
             sequence: 0,
             values: 0,
             changes: 0,
+            stamps: 0,
+            open_stamps: BTreeSet::new(),
             attempts: 0,
             closing: false,
             read_out: 0,
@@ -167,6 +206,7 @@ impl Client {
         self.read_out = 0;
         self.lose_session(s);
         s.timer(process, Duration::ZERO, Timer::Beat);
+        s.timer(process, PUSH_INTERVAL, Timer::Push);
     }
 
     pub(crate) fn kill(&mut self, s: &mut Schedule) {
@@ -188,7 +228,7 @@ impl Client {
     /// Whether everything has been read after `close`.
     pub(crate) fn is_done(&self) -> bool {
         let idle = self.tasks.iter().all(Task::is_idle);
-        self.closing && idle && self.read_out >= INODES * CHUNKS
+        self.closing && idle && self.read_out >= FILES as u64 * CHUNKS
     }
 
     /// What is not over.
@@ -213,7 +253,9 @@ impl Client {
                     keep,
                     tries: 0,
                 };
-                self.recalled(s, inode.0 as usize - 1, recall);
+                if let Some(file) = s.files.iter().position(|(of, _)| *of == inode) {
+                    self.recalled(s, file, recall);
+                }
             }
             _ => {}
         }
@@ -235,6 +277,11 @@ impl Client {
                 ask,
                 lapses,
             } => self.leased(s, session, inode, ask, lapses, answer),
+            Then::Learnt(task, part, attempt) => self.learnt(s, task, part, attempt, answer),
+            Then::Sized(task, attempt) => self.sized(s, task, attempt, answer),
+            Then::Pushed(session, file, number) => {
+                self.push_answered(s, session, file, number, answer);
+            }
             Then::Part(task, part, attempt) => self.part_answered(s, task, part, attempt, answer),
             _ => {}
         }
@@ -243,6 +290,12 @@ impl Client {
     pub(crate) fn woken(&mut self, s: &mut Schedule, timer: Timer) {
         match timer {
             Timer::Beat => self.beat(s),
+            Timer::Push => {
+                if let Some(process) = self.process {
+                    s.timer(process, PUSH_INTERVAL, Timer::Push);
+                }
+                self.push_all(s);
+            }
             Timer::Task(task) => self.woken_task(s, task),
             Timer::Recall(file) => self.look_at_recalls(s, file),
             _ => {}
@@ -256,7 +309,9 @@ impl Client {
         self.opening = None;
         self.lapses += 1;
         self.right = Duration::ZERO;
-        self.files = (0..INODES).map(|_| File::default()).collect();
+        self.files = (0..FILES).map(|_| File::default()).collect();
+        self.stamps = 0;
+        self.open_stamps.clear();
         self.tasks = (0..TASKS).map(|_| Task::default()).collect();
         self.users.clear();
         self.unsynced.clear();

@@ -1,7 +1,7 @@
 //! The part of an operation that lies in one chunk (of a sync: in one group), driven by the
 //! client's own protocol machine.
 
-use super::Client;
+use super::{Client, Unsynced};
 use crate::sim::message::{Answer, Ask, Node, Process, Then, Told};
 use crate::sim::oracle::{ChangeId, Value};
 use crate::sim::schedule::{Schedule, error};
@@ -37,12 +37,16 @@ struct Sent {
     attempt: u64,
     server: ServerId,
     epoch: Epoch,
+    generation: Generation,
 }
+
+/// What a sync met that does not go together with what is known of the inode.
+type Met = (ServerId, Generation, Error);
 
 #[derive(Debug)]
 pub(super) struct Part {
     kind: OpKind,
-    op: ChunkOp,
+    pub(super) op: ChunkOp,
     pub(super) key: ChunkKey,
     pub(super) group: GroupId,
     sequence: Sequence,
@@ -51,15 +55,16 @@ pub(super) struct Part {
     /// What is written, or was read.
     payload: Payload,
     /// What a sync names.
-    chunks: Vec<(ChunkIndex, Version)>,
+    chunks: Vec<(ChunkIndex, Unsynced)>,
     sent: Option<Sent>,
+    /// Waits for the inode's attributes; with what a sync met.
+    pub(super) learning: Option<(u64, Option<Met>)>,
     resume: Duration,
     refused: bool,
     /// A write: its name in the history.
     pub(super) change: ChangeId,
     /// It ended with an error that a program may be told.
     pub(super) failed: bool,
-    pub(super) version: Version,
     pub(super) done: bool,
 }
 
@@ -76,11 +81,11 @@ impl Part {
             payload: Payload::default(),
             chunks: Vec::new(),
             sent: None,
+            learning: None,
             resume: Duration::ZERO,
             refused: false,
             change: 0,
             failed: false,
-            version: Version::HOLE,
             done: false,
         }
     }
@@ -112,7 +117,11 @@ impl Part {
         }
     }
 
-    pub(super) fn sync(inode: InodeId, group: GroupId, chunks: Vec<(ChunkIndex, Version)>) -> Self {
+    pub(super) fn sync(
+        inode: InodeId,
+        group: GroupId,
+        chunks: Vec<(ChunkIndex, Unsynced)>,
+    ) -> Self {
         let key = ChunkKey {
             inode,
             index: ChunkIndex(0),
@@ -131,17 +140,21 @@ impl Part {
     }
 
     /// The chunks and versions that a sync has made durable.
-    pub(super) fn synced(&self) -> Vec<(ChunkKey, Version)> {
+    pub(super) fn synced(&self) -> Vec<(ChunkKey, Unsynced)> {
         let inode = self.key.inode;
         let key = |index| ChunkKey { inode, index };
         self.chunks
             .iter()
-            .map(|(index, version)| (key(*index), *version))
+            .map(|(index, unsynced)| (key(*index), *unsynced))
             .collect()
     }
 
-    fn request(&self, session: SessionId, epoch: Epoch) -> (Request, Payload, Duration) {
-        let generation = Generation(0);
+    fn request(
+        &self,
+        session: SessionId,
+        epoch: Epoch,
+        generation: Generation,
+    ) -> (Request, Payload, Duration) {
         let (key, group) = (self.key, self.group);
         match self.kind {
             OpKind::Read => {
@@ -180,7 +193,13 @@ impl Part {
                     group,
                     epoch,
                     generation,
-                    chunks: self.chunks.clone(),
+                    // In a later generation a cut may have taken it.
+                    chunks: (self.chunks.iter())
+                        .map(|(index, u)| match u.generation < generation {
+                            true => (*index, Version::HOLE),
+                            false => (*index, u.version),
+                        })
+                        .collect(),
                 };
                 (Request::Sync(request), Payload::default(), WRITE_DEADLINE)
             }
@@ -198,7 +217,7 @@ impl Client {
             if this.refused {
                 return Progress::Refused;
             }
-            if this.done || this.sent.is_some() {
+            if this.done || this.sent.is_some() || this.learning.is_some() {
                 return Progress::GoesOn;
             }
             if this.resume > s.now {
@@ -231,9 +250,8 @@ impl Client {
                     let (key, kind) = (this.key, this.kind);
                     s.violate(format!("a {kind:?} of {key} by a live session failed: {e}"));
                 }
-                Step::LearnGeneration(wanted) => {
-                    let key = this.key;
-                    s.violate(format!("{key} was never cut, but a server has {wanted}"));
+                Step::LearnGeneration(_) => {
+                    self.learn(s, task, part);
                     return Progress::GoesOn;
                 }
             }
@@ -247,13 +265,18 @@ impl Client {
         let attempt = self.attempts;
         let Some(process) = self.process else { return };
         let Some(session) = self.session else { return };
+        let file = self.tasks[task].file();
+        let state = &self.files[file];
+        let known = state.data.as_ref().map(|data| data.generation());
+        let generation = known.unwrap_or(state.generation);
         let this = &mut self.tasks[task].parts()[part];
         let kind = this.kind;
-        let (request, payload, deadline) = this.request(session, epoch);
+        let (request, payload, deadline) = this.request(session, epoch, generation);
         this.sent = Some(Sent {
             attempt,
             server,
             epoch,
+            generation,
         });
         s.trace(|| {
             format!(
@@ -292,8 +315,11 @@ impl Client {
                 match response {
                     Response::Read(_) => this.payload = payload,
                     Response::Written(written) => {
-                        this.version = written.version;
-                        self.unsynced.insert(this.key, written.version);
+                        let unsynced = Unsynced {
+                            version: written.version,
+                            generation: sent.generation,
+                        };
+                        self.unsynced.insert(this.key, unsynced);
                         let checked = s.oracle.answered(this.change);
                         s.check(checked);
                         let heard = self.heard.entry(this.group).or_default();
@@ -304,6 +330,12 @@ impl Client {
                 this.op.answered(sent.server);
             }
             Ok(_) => this.op.failed(sent.server, error(ErrorCode::Malformed)),
+            // Perhaps a cut took it, of which nothing was known here yet.
+            Err(e) if e.code == ErrorCode::WriteLost => {
+                let met = (sent.server, sent.generation, e);
+                this.learning = Some((0, Some(met)));
+                return self.learn(s, task, part);
+            }
             Err(e) => this.op.failed(sent.server, e),
         }
         self.go_on(s, task);

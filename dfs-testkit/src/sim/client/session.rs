@@ -4,10 +4,11 @@ use super::{Asking, Client, Grant, Recall};
 use crate::sim::directory::CACHE_RIGHT;
 use crate::sim::message::{Answer, Ask, Node, Then, Timer, Told};
 use crate::sim::schedule::Schedule;
+use dfs_mount::client::authority::Authority;
 use dfs_mount::client::lease::{Held, RecallFound};
 use dfs_proto::cluster::ClusterMap;
 use dfs_proto::error::ErrorCode;
-use dfs_proto::ids::{InodeId, SessionId};
+use dfs_proto::ids::SessionId;
 use dfs_proto::msg::session::LeaseKind;
 use std::rc::Rc;
 use std::time::Duration;
@@ -84,6 +85,7 @@ impl Client {
         self.lapses += 1;
         for file in &mut self.files {
             file.lease.lose_shared();
+            file.forget_lost();
         }
     }
 
@@ -116,7 +118,7 @@ impl Client {
         self.files[file].asking = Some(Asking { ask, kind });
         let request = Ask::Lease {
             session,
-            inode: InodeId(file as u64 + 1),
+            inode: s.files[file].0,
             kind,
         };
         let then = Then::Leased {
@@ -145,6 +147,7 @@ impl Client {
                 grant,
                 kind,
                 map_version,
+                attr,
             }) => {
                 let held = Held { grant, kind };
                 self.files[file].granted = Some(Grant {
@@ -152,6 +155,7 @@ impl Client {
                     map: map_version,
                     ask,
                     lapses,
+                    attr,
                 });
                 self.take_grant(s, file);
             }
@@ -172,7 +176,14 @@ impl Client {
         let state = &mut self.files[file];
         state.granted = None;
         let present = grant.lapses == self.lapses;
+        let before = state.lease.held();
         if present && state.lease.granted(grant.held) {
+            match (&mut state.data, before) {
+                // Nobody else can have changed the data in between.
+                (Some(data), Some(_)) => data.learn(&grant.attr),
+                (data, _) => *data = Some(Authority::new(grant.attr)),
+            }
+            state.generation = state.generation.max(grant.attr.generation);
             state.lease.ask_ended(grant.ask);
             state.asking = None;
         } else {
@@ -201,8 +212,10 @@ impl Client {
     /// Gives back what is recalled and what nobody uses any more.
     pub(super) fn look_at_recalls(&mut self, s: &mut Schedule, file: usize) {
         let Some(process) = self.process else { return };
-        let state = &mut self.files[file];
-        for mut recall in std::mem::take(&mut state.recalls) {
+        // What is unpushed goes first.
+        let recalls = std::mem::take(&mut self.files[file].recalls);
+        for mut recall in recalls {
+            let state = &mut self.files[file];
             let known = state.lease.recalling() == Some(recall.grant);
             let mut found = match known {
                 true => RecallFound::InProgress,
@@ -217,7 +230,13 @@ impl Client {
             }
             let over = match found {
                 RecallFound::NotHeld => true,
-                RecallFound::Begin | RecallFound::InProgress => state.lease.flip(),
+                RecallFound::Begin | RecallFound::InProgress => {
+                    let drained = state.lease.is_drained() && self.push(s, file);
+                    let state = &mut self.files[file];
+                    let over = drained && state.lease.flip();
+                    state.forget_lost();
+                    over
+                }
                 RecallFound::NotYet => false,
             };
             if over {
@@ -225,10 +244,10 @@ impl Client {
                 s.trace(|| format!("client {} gives {grant:?} back", self.place));
                 s.answer(process, recall.call, Ok(Told::Done));
             } else {
-                state.recalls.push(recall);
+                self.files[file].recalls.push(recall);
             }
         }
-        if !state.recalls.is_empty() {
+        if !self.files[file].recalls.is_empty() {
             s.timer(process, Duration::from_millis(2), Timer::Recall(file));
         }
     }

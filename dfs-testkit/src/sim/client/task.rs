@@ -1,31 +1,24 @@
-//! One program on a mount: it reads, writes and syncs blocks, one operation after the other.
+//! One program on a mount: it reads, writes, syncs and truncates, one operation after the other.
 //!
 //! As in the real client, every operation has its lease while it runs, a chunk has one write in
-//! flight, and own reads wait for own writes of the chunk.
+//! flight, own reads wait for own writes of the chunk, and a change of the size for everything.
 
 use super::part::{Part, Progress};
-use super::{BLOCK, BLOCKS, CHUNKS, Client, INODES, blocks_of, layout};
+use super::plan::{Plan, Work};
+use super::resize::Resizing;
+use super::{BLOCK, BLOCKS, CHUNKS, Client, Unsynced, blocks_of, byte_of};
+use crate::sim::directory::FILES;
 use crate::sim::message::Timer;
 use crate::sim::oracle::{Block, Syncing, Value, change_of, value_of};
 use crate::sim::schedule::Schedule;
-use dfs_mount::client::chunk_op::OpKind;
 use dfs_mount::client::lease::Enter;
-use dfs_proto::ids::{ChunkIndex, ChunkKey, GroupId, InodeId, Version};
+use dfs_proto::ids::{ChunkIndex, GroupId};
 use dfs_proto::msg::session::LeaseKind;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What is to be done: blocks of one file, from `first` on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
-    pub(super) kind: OpKind,
-    pub(super) file: usize,
-    first: u64,
-    count: u64,
-}
-
 #[derive(Debug, Default)]
-enum State {
+pub(super) enum State {
     #[default]
     Idle,
     /// Waits for its lease, or for another operation of this mount.
@@ -36,14 +29,20 @@ enum State {
         value: Value,
         parts: Vec<Part>,
         sync: Option<Syncing>,
+        /// A write makes the file longer: its chunks go one after the other.
+        extends: bool,
         /// Losses of power when it began.
         losses: u64,
+    },
+    Resizing {
+        plan: Plan,
+        resizing: Resizing,
     },
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Task {
-    state: State,
+    pub(super) state: State,
     wake: Option<Duration>,
 }
 
@@ -55,40 +54,17 @@ impl Task {
     pub(super) fn parts(&mut self) -> &mut [Part] {
         match &mut self.state {
             State::Running { parts, .. } => parts,
-            State::Idle | State::Wanting(_) => &mut [],
+            State::Idle | State::Wanting(_) | State::Resizing { .. } => &mut [],
         }
     }
-}
 
-impl Plan {
-    fn inode(&self) -> InodeId {
-        InodeId(self.file as u64 + 1)
-    }
-
-    fn chunks(&self) -> impl Iterator<Item = ChunkKey> + use<> {
-        let inode = self.inode();
-        let last = (self.first + self.count - 1) / BLOCKS;
-        (self.first / BLOCKS..=last).map(move |index| ChunkKey {
-            inode,
-            index: ChunkIndex(index),
-        })
-    }
-
-    fn blocks(&self) -> impl Iterator<Item = u64> + use<> {
-        self.first..self.first + self.count
-    }
-
-    fn blocks_in(&self, key: ChunkKey) -> impl Iterator<Item = Block> + use<> {
-        let blocks = self.blocks().filter(move |b| b / BLOCKS == key.index.0);
-        blocks.map(move |block| (key.inode, block))
-    }
-
-    /// The part in one chunk: offset and length in bytes.
-    fn within(&self, key: ChunkKey) -> (u32, u32) {
-        let start = self.first.max(key.index.0 * BLOCKS);
-        let end = (self.first + self.count).min((key.index.0 + 1) * BLOCKS);
-        let offset = (start - key.index.0 * BLOCKS) * BLOCK as u64;
-        (offset as u32, ((end - start) * BLOCK as u64) as u32)
+    pub(super) fn file(&self) -> usize {
+        match &self.state {
+            State::Wanting(plan) | State::Running { plan, .. } | State::Resizing { plan, .. } => {
+                plan.file
+            }
+            State::Idle => 0,
+        }
     }
 }
 
@@ -125,46 +101,66 @@ impl Client {
         if let State::Wanting(plan) = self.tasks[task].state {
             self.begin(s, task, plan);
         }
-        self.run(s, task);
+        match self.tasks[task].state {
+            State::Resizing { .. } => self.run_resize(s, task),
+            _ => self.run(s, task),
+        }
     }
 
     fn pick(&mut self, s: &mut Schedule, task: usize) -> Option<Plan> {
         if self.closing {
             // The first program reads everything once more.
             let chunk = self.read_out;
-            return (task == 0 && chunk < INODES * CHUNKS).then_some(Plan {
-                kind: OpKind::Read,
-                file: (chunk / CHUNKS) as usize,
+            let file = (chunk / CHUNKS) as usize;
+            return (task == 0 && file < FILES).then(|| Plan {
+                work: Work::Read,
+                file,
+                inode: s.files[file].0,
                 first: chunk % CHUNKS * BLOCKS,
                 count: BLOCKS,
             });
         }
-        let kind = match s.random.below(10) {
-            0..=3 => OpKind::Read,
-            4..=8 => OpKind::Write,
-            _ => OpKind::Sync,
+        let work = match s.random.below(20) {
+            0..=6 => Work::Read,
+            7..=15 => Work::Write,
+            16..=17 => Work::Sync,
+            _ => Work::Resize,
         };
         let first = s.random.below(CHUNKS * BLOCKS);
         let count = 1 + s.random.below((CHUNKS * BLOCKS - first).min(BLOCKS + 1));
+        let file = s.random.index(FILES);
         Some(Plan {
-            kind,
-            file: s.random.index(INODES as usize),
+            work,
+            file,
+            inode: s.files[file].0,
             first,
             count,
         })
     }
 
+    fn is_blocked(&self, plan: &Plan) -> bool {
+        let user = |key| self.users.get(&key).copied().unwrap_or_default();
+        let mut chunks = plan.chunks().map(user);
+        self.files[plan.file].resizing
+            || match plan.work {
+                Work::Read => chunks.any(|users| users.writing),
+                Work::Write => chunks.any(|users| users.writing || users.reading > 0),
+                Work::Sync => false,
+                Work::Resize => {
+                    let of_file = self.users.iter().filter(|(key, _)| key.inode == plan.inode);
+                    let mut of_file = of_file.map(|(_, users)| users);
+                    of_file.any(|users| users.writing || users.reading > 0)
+                }
+            }
+    }
+
     fn begin(&mut self, s: &mut Schedule, task: usize, plan: Plan) {
-        if plan.kind == OpKind::Sync {
-            let parts = self.sync_parts(&plan);
+        if plan.work == Work::Sync {
+            let parts = self.sync_parts(s, &plan);
             return self.launch(s, task, plan, 0, 0, parts);
         }
-        let write = plan.kind == OpKind::Write;
-        let blocked = plan.chunks().any(|key| {
-            let users = self.users.get(&key).copied().unwrap_or_default();
-            users.writing || (write && users.reading > 0)
-        });
-        if blocked || (!write && self.now(s) >= self.right) {
+        let write = plan.work != Work::Read;
+        if self.is_blocked(&plan) || (!write && self.now(s) >= self.right) {
             return self.wake(s, task, Duration::from_millis(1));
         }
         let kind = match write {
@@ -173,6 +169,7 @@ impl Client {
         };
         self.drop_lapsed(self.now(s));
         match self.files[plan.file].lease.enter(kind, false) {
+            Enter::Ready { .. } if plan.work == Work::Resize => self.begin_resize(s, task, plan),
             Enter::Ready { era, .. } => {
                 for key in plan.chunks() {
                     let users = self.users.entry(key).or_default();
@@ -181,7 +178,7 @@ impl Client {
                 }
                 self.values += 1;
                 let value = value_of(self.place, self.values, &mut s.random);
-                let parts = self.chunk_parts(&plan, value);
+                let parts = self.chunk_parts(s, &plan, value);
                 if let Some(session) = self.session.filter(|_| write) {
                     for part in &parts {
                         let blocks = plan.blocks_in(part.key).collect();
@@ -211,72 +208,95 @@ impl Client {
         parts: Vec<Part>,
     ) {
         s.trace(|| format!("client {} task {task} begins {plan:?} {value}", self.place));
-        let sync = (plan.kind == OpKind::Sync).then(|| {
+        let sync = (plan.work == Work::Sync).then(|| {
             let groups: Vec<GroupId> = parts.iter().map(|part| part.group).collect();
-            let blocks = groups.into_iter().flat_map(|g| blocks_of(g, self.groups));
-            let of_file = blocks.filter(|(inode, _)| *inode == plan.inode());
-            s.oracle.sync_begins(of_file)
+            let blocks = groups.into_iter().flat_map(|g| blocks_of(&s.files, g));
+            let of_file: Vec<Block> = blocks.filter(|(i, _)| *i == plan.inode).collect();
+            s.oracle.sync_begins(of_file.into_iter())
         });
+        let size = self.files[plan.file].data.as_ref().map(|data| data.size());
+        let end = byte_of(plan.first + plan.count - 1) + BLOCK as u64;
         self.tasks[task].state = State::Running {
             plan,
             era,
             value,
             parts,
             sync,
+            extends: plan.work == Work::Write && size.is_none_or(|size| end > size),
             losses: s.oracle.losses,
         };
     }
 
-    fn chunk_parts(&mut self, plan: &Plan, value: Value) -> Vec<Part> {
-        let layout = layout(plan.inode(), self.groups);
-        let chunks: Vec<ChunkKey> = plan.chunks().collect();
-        chunks
-            .into_iter()
-            .map(|key| {
-                let (offset, len) = plan.within(key);
-                let group = layout.group_of(key.index);
-                if plan.kind == OpKind::Read {
-                    let spread = key.index.0 ^ key.inode.0 ^ value;
-                    return Part::read(key, group, spread, offset, len);
-                }
-                self.sequence += 1;
-                self.changes += 1;
-                let mut part = Part::write(key, group, self.sequence, offset, len, value);
-                part.change = change_of(self.place, self.changes);
-                part
-            })
-            .collect()
+    fn chunk_parts(&mut self, s: &Schedule, plan: &Plan, value: Value) -> Vec<Part> {
+        let layout = s.files[plan.file].1;
+        let chunks = plan.chunks();
+        let parts = chunks.map(|key| {
+            let (offset, len) = plan.within(key);
+            let group = layout.group_of(key.index);
+            if plan.work == Work::Read {
+                let spread = key.index.0 ^ key.inode.0 ^ value;
+                return Part::read(key, group, spread, offset, len);
+            }
+            self.sequence += 1;
+            self.changes += 1;
+            let mut part = Part::write(key, group, self.sequence, offset, len, value);
+            part.change = change_of(self.place, self.changes);
+            part
+        });
+        parts.collect()
     }
 
-    fn sync_parts(&self, plan: &Plan) -> Vec<Part> {
-        let layout = layout(plan.inode(), self.groups);
-        let mut groups: BTreeMap<GroupId, Vec<(ChunkIndex, Version)>> = BTreeMap::new();
-        for (key, version) in &self.unsynced {
-            if key.inode == plan.inode() {
+    fn sync_parts(&self, s: &Schedule, plan: &Plan) -> Vec<Part> {
+        let layout = s.files[plan.file].1;
+        let mut groups: BTreeMap<GroupId, Vec<(ChunkIndex, Unsynced)>> = BTreeMap::new();
+        for (key, unsynced) in &self.unsynced {
+            if key.inode == plan.inode {
                 let group = groups.entry(layout.group_of(key.index)).or_default();
-                group.push((key.index, *version));
+                group.push((key.index, *unsynced));
             }
         }
         let parts = groups.into_iter();
         parts
-            .map(|(group, chunks)| Part::sync(plan.inode(), group, chunks))
+            .map(|(group, chunks)| Part::sync(plan.inode, group, chunks))
             .collect()
     }
 
     /// Drives the parts of a running operation; ends it with the last one.
     fn run(&mut self, s: &mut Schedule, task: usize) {
-        let State::Running { parts, .. } = &self.tasks[task].state else {
+        let State::Running { extends, .. } = &self.tasks[task].state else {
             return;
         };
-        for part in 0..parts.len() {
+        let extends = *extends;
+        for part in 0..parts_of(&self.tasks[task].state) {
+            // Bytes behind a part that failed would lie past the end of the file.
+            let before = self.tasks[task].parts()[..part].iter();
+            if extends && before.clone().any(|p| !p.done) {
+                break;
+            }
+            if extends && before.clone().any(|p| p.failed) {
+                let this = &mut self.tasks[task].parts()[part];
+                (this.done, this.failed) = (true, true);
+                let checked = s.oracle.refused(this.change, false);
+                s.check(checked);
+                continue;
+            }
             match self.advance(s, task, part) {
                 Progress::GoesOn => {}
                 Progress::Refused => return self.lose_session(s),
             }
         }
-        if self.tasks[task].parts().iter().all(|part| part.done) {
-            self.end(s, task);
+        if !self.tasks[task].parts().iter().all(|part| part.done) {
+            return;
         }
+        let file = self.tasks[task].file();
+        let sync = matches!(
+            &self.tasks[task].state,
+            State::Running { sync: Some(_), .. }
+        );
+        if sync && !self.push(s, file) {
+            return self.wake(s, task, Duration::from_millis(2));
+        }
+        self.end(s, task);
     }
 
     fn end(&mut self, s: &mut Schedule, task: usize) {
@@ -287,6 +307,7 @@ impl Client {
             parts,
             sync,
             losses,
+            ..
         } = std::mem::take(&mut self.tasks[task].state)
         else {
             return;
@@ -296,17 +317,21 @@ impl Client {
         // directory's word nothing is read under it either (self-fence).
         let valid = self.files[plan.file].lease.is_valid(era) && self.now(s) < self.right;
         let mut again = false;
-        match plan.kind {
-            OpKind::Write => {
+        match plan.work {
+            Work::Write => {
                 s.trace(|| format!("client {} task {task} wrote {value}", self.place));
                 s.note(value);
+                let written = parts.iter().take_while(|part| !part.failed);
+                if let Some(last) = written.last() {
+                    self.grew(s, plan.file, plan.end_in(last.key));
+                }
             }
-            // What came after the loss of the lease may be old.
             // One that lasted over a loss of power saw what was before and after it.
-            OpKind::Read if losses != s.oracle.losses => again = true,
-            OpKind::Read if !valid || parts.iter().any(|part| part.failed) => again = true,
-            OpKind::Read => self.saw(s, task, &plan, &parts),
-            OpKind::Sync => {
+            Work::Read if losses != s.oracle.losses => again = true,
+            // What came after the loss of the lease may be old.
+            Work::Read if !valid || parts.iter().any(|part| part.failed) => again = true,
+            Work::Read => self.saw(s, task, &plan, &parts),
+            Work::Sync => {
                 let lost = parts.iter().any(|part| part.failed);
                 match sync {
                     Some(sync) if !lost => s.oracle.synced(&sync),
@@ -316,20 +341,21 @@ impl Client {
                     }
                     _ => {}
                 }
-                for (key, version) in parts.iter().flat_map(Part::synced) {
-                    if self.unsynced.get(&key) == Some(&version) {
+                for (key, unsynced) in parts.iter().flat_map(Part::synced) {
+                    if self.unsynced.get(&key) == Some(&unsynced) {
                         self.unsynced.remove(&key);
                     }
                 }
             }
+            Work::Resize => {}
         }
-        if plan.kind != OpKind::Sync {
+        if plan.work != Work::Sync {
             self.files[plan.file].lease.leave();
             for key in plan.chunks() {
                 let users = self.users.entry(key).or_default();
-                match plan.kind {
-                    OpKind::Write => users.writing = false,
-                    OpKind::Read | OpKind::Sync => users.reading -= 1,
+                match plan.work {
+                    Work::Write => users.writing = false,
+                    _ => users.reading -= 1,
                 }
             }
         }
@@ -338,7 +364,7 @@ impl Client {
             return self.wake(s, task, Duration::from_millis(1));
         }
         self.finished += 1;
-        if self.closing && task == 0 && plan.kind == OpKind::Read && plan.count == BLOCKS {
+        if self.closing && task == 0 && plan.work == Work::Read && plan.count == BLOCKS {
             let chunk = plan.file as u64 * CHUNKS + plan.first / BLOCKS;
             self.read_out += u64::from(chunk == self.read_out);
         }
@@ -348,12 +374,24 @@ impl Client {
 
     fn saw(&mut self, s: &mut Schedule, task: usize, plan: &Plan, parts: &[Part]) {
         let bytes: Vec<u8> = parts.iter().flat_map(Part::content).collect();
+        let size = self.files[plan.file].data.as_ref().map_or(0, |d| d.size());
         for (block, bytes) in plan.blocks().zip(bytes.chunks(BLOCK)) {
-            let value = bytes.try_into().map_or(0, u64::from_le_bytes);
+            // Nothing is read beyond the end of the file.
+            let value = match byte_of(block) < size {
+                true => bytes.try_into().map_or(0, u64::from_le_bytes),
+                false => 0,
+            };
             s.trace(|| format!("client {} task {task} saw {block} = {value}", self.place));
             s.note(value);
-            let checked = s.oracle.read((plan.inode(), block), value);
+            let checked = s.oracle.read((plan.inode, block), value);
             s.check(checked);
         }
+    }
+}
+
+fn parts_of(state: &State) -> usize {
+    match state {
+        State::Running { parts, .. } => parts.len(),
+        _ => 0,
     }
 }

@@ -1,9 +1,8 @@
-//! Mounts: their sessions, leases and recalls, and the fence at a session's end.
+//! Mounts: their sessions, leases and recalls, and the end of a session.
 //!
 //! Times to live are shorter than the product's, so that more happens in a run; their order is
 //! the same.
 
-use super::drive::control;
 use super::{Directory, MOUNT_DEADLINE};
 use crate::sim::message::{Answer, Ask, Process, Then, Told};
 use crate::sim::schedule::{Schedule, error};
@@ -11,10 +10,8 @@ use dfs_directory::lease::Token;
 use dfs_directory::lease::table::{Effect, LeaseTable, Wanted};
 use dfs_directory::session::{SessionChanged, SessionCommand};
 use dfs_proto::error::ErrorCode;
-use dfs_proto::ids::{Epoch, GrantId, GroupId, Incarnation, InodeId, ServerRun, SessionId};
-use dfs_proto::msg::control::FenceSessions;
+use dfs_proto::ids::{GrantId, Incarnation, InodeId, SessionId};
 use dfs_proto::msg::session::LeaseKind;
-use dfs_server::replica::{Request, Response};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -26,9 +23,6 @@ const MARGIN: Duration = Duration::from_millis(50);
 
 /// A session that is silent for longer is ended.
 const SESSION_TTL: Duration = Duration::from_millis(900);
-
-/// A server that does not acknowledge a fence by then leaves its groups.
-const FENCE_DEADLINE: Duration = Duration::from_millis(1_000);
 
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(20);
@@ -55,19 +49,11 @@ struct Recall {
     next: Duration,
 }
 
-/// A session that is being fenced.
-#[derive(Debug, Default)]
-struct Ending {
-    acked: BTreeMap<(GroupId, ServerRun), Epoch>,
-    asked: BTreeSet<ServerRun>,
-    next: BTreeMap<ServerRun, Duration>,
-}
-
 #[derive(Debug)]
 pub(super) struct Sessions {
     alive: BTreeMap<SessionId, Mount>,
-    ending: BTreeMap<SessionId, Ending>,
-    table: LeaseTable,
+    ending: BTreeSet<SessionId>,
+    pub(super) table: LeaseTable,
     waiting: BTreeMap<Token, Waiting>,
     tokens: u64,
     recalls: BTreeMap<(SessionId, InodeId, GrantId), Recall>,
@@ -77,7 +63,7 @@ impl Default for Sessions {
     fn default() -> Self {
         Self {
             alive: BTreeMap::new(),
-            ending: BTreeMap::new(),
+            ending: BTreeSet::new(),
             table: LeaseTable::new(GrantId(0)),
             waiting: BTreeMap::new(),
             tokens: 0,
@@ -87,6 +73,15 @@ impl Default for Sessions {
 }
 
 impl Sessions {
+    pub(super) fn is_alive(&self, session: SessionId) -> bool {
+        self.alive.contains_key(&session)
+    }
+
+    pub(super) fn token(&mut self) -> Token {
+        self.tokens += 1;
+        Token(self.tokens)
+    }
+
     pub(super) fn mounts(&self) -> Vec<Process> {
         self.alive.values().map(|mount| mount.process).collect()
     }
@@ -152,23 +147,49 @@ impl Directory {
                 .table
                 .finish(s.directory_now(), token, &mut effects);
         }
-        self.sessions.tokens += 1;
-        let token = Token(self.sessions.tokens);
+        self.take_effects(s, effects);
+        let token = self.sessions.token();
         let waiting = Waiting {
             call,
             session,
             inode,
         };
         self.sessions.waiting.insert(token, waiting);
-        let wanted = Wanted::Lease(kind);
-        self.sessions.table.request(
-            s.directory_now(),
-            token,
-            session,
-            inode,
-            wanted,
-            &mut effects,
-        );
+        self.want(s, token, session, inode, Wanted::Lease(kind));
+    }
+
+    pub(super) fn want(
+        &mut self,
+        s: &mut Schedule,
+        token: Token,
+        session: SessionId,
+        inode: InodeId,
+        wanted: Wanted,
+    ) {
+        let (now, mut effects) = (s.directory_now(), Vec::new());
+        let table = &mut self.sessions.table;
+        table.request(now, token, session, inode, wanted, &mut effects);
+        self.take_effects(s, effects);
+    }
+
+    /// An operation is over.
+    pub(super) fn finish(&mut self, s: &mut Schedule, token: Token) {
+        let (now, mut effects) = (s.directory_now(), Vec::new());
+        self.sessions.table.finish(now, token, &mut effects);
+        self.take_effects(s, effects);
+    }
+
+    /// The answer with a grant is on its way.
+    pub(super) fn delivered(
+        &mut self,
+        s: &mut Schedule,
+        session: SessionId,
+        inode: InodeId,
+        grant: GrantId,
+    ) {
+        let (now, mut effects) = (s.directory_now(), Vec::new());
+        let table = &mut self.sessions.table;
+        table.delivered(now, session, inode, grant, &mut effects);
         self.take_effects(s, effects);
     }
 
@@ -181,26 +202,11 @@ impl Directory {
                         session,
                         inode,
                         grant: Some(granted),
-                    } => {
-                        if let Some(waiting) = self.sessions.waiting.remove(&token) {
-                            let told = Told::Granted {
-                                grant: granted.grant,
-                                kind: granted.kind,
-                                map_version: self.map.version,
-                            };
-                            s.trace(|| format!("directory: {session} gets {inode} {granted:?}"));
-                            s.answer(self.process, waiting.call, Ok(told));
-                        }
-                        let table = &mut self.sessions.table;
-                        table.delivered(
-                            s.directory_now(),
-                            session,
-                            inode,
-                            granted.grant,
-                            &mut effects,
-                        );
-                    }
-                    Effect::Granted { .. } => {}
+                    } => match self.sessions.waiting.remove(&token) {
+                        Some(w) => self.answer_grant(s, w.call, session, inode, granted),
+                        None => self.delivered(s, session, inode, granted.grant),
+                    },
+                    Effect::Granted { token, inode, .. } => self.operates(s, token, inode),
                     Effect::Recall {
                         session,
                         inode,
@@ -217,6 +223,7 @@ impl Directory {
                             .insert((session, inode, grant), recall);
                     }
                     Effect::Dropped { token } => {
+                        self.operation_dropped(s, token);
                         if let Some(waiting) = self.sessions.waiting.remove(&token) {
                             let answer = Err(error(ErrorCode::SessionEnded));
                             s.answer(self.process, waiting.call, answer);
@@ -248,33 +255,6 @@ impl Directory {
         }
     }
 
-    pub(super) fn fence_answered(
-        &mut self,
-        s: &mut Schedule,
-        run: ServerRun,
-        sessions: &[SessionId],
-        answer: Answer,
-    ) {
-        let failed = answer.as_ref().err().map(|e| e.code);
-        if failed == Some(ErrorCode::DeadlineExceeded) {
-            s.trace(|| format!("directory: {run} does not fence {sessions:?}"));
-            self.expel(s.directory_now(), run);
-        }
-        for session in sessions {
-            let Some(ending) = self.sessions.ending.get_mut(session) else {
-                continue;
-            };
-            ending.asked.remove(&run);
-            ending.next.insert(run, s.directory_now() + RETRY);
-            if let Ok(Told::Chunk(Response::Fenced(fenced), _)) = &answer {
-                let epochs = fenced.epochs.iter();
-                ending
-                    .acked
-                    .extend(epochs.map(|(group, epoch)| ((*group, run), *epoch)));
-            }
-        }
-    }
-
     /// Everything of sessions that time or a new epoch brings.
     pub(super) fn step_sessions(&mut self, s: &mut Schedule) {
         let mut effects = Vec::new();
@@ -292,13 +272,14 @@ impl Directory {
             if now > mount.heard + SESSION_TTL {
                 s.trace(|| format!("directory: {session} is silent, its end begins"));
                 self.sessions.alive.remove(&session);
-                self.sessions.ending.insert(session, Ending::default());
+                self.sessions.ending.insert(session);
                 self.commit_session(s, SessionCommand::BeginEnd { session });
+                self.reload(s);
+                self.begin_fence(s, session);
             }
         }
         self.sessions.table.tick(now, &mut effects);
         self.take_effects(s, effects);
-        self.fence(s);
         self.send_recalls(s);
     }
 
@@ -326,62 +307,24 @@ impl Directory {
         }
     }
 
-    /// Asks in-sync members that have not acknowledged; ends the sessions that all have.
-    fn fence(&mut self, s: &mut Schedule) {
-        let mut over = Vec::new();
-        for (session, ending) in &mut self.sessions.ending {
-            let mut open = false;
-            for (group, record) in &self.placed.groups {
-                if !record.is_effective() {
-                    open = true;
-                    continue;
-                }
-                let epoch = record.config.epoch;
-                for run in record.config.in_sync() {
-                    if ending.acked.get(&(*group, run)) == Some(&epoch) {
-                        continue;
-                    }
-                    open = true;
-                    let rests = ending
-                        .next
-                        .get(&run)
-                        .is_some_and(|at| *at > s.directory_now());
-                    let link = self
-                        .registry
-                        .link(run.server)
-                        .filter(|link| link.run == run);
-                    let Some(link) = link.filter(|_| !rests) else {
-                        continue;
-                    };
-                    if ending.asked.insert(run) {
-                        let sessions = vec![*session];
-                        let then = Then::Fenced(run, sessions.clone());
-                        let request = Request::Fence(FenceSessions { sessions });
-                        s.call(
-                            self.process,
-                            link.process,
-                            control(request),
-                            FENCE_DEADLINE,
-                            then,
-                        );
-                    }
-                }
-            }
-            if !open {
-                over.push(*session);
-            }
-        }
-        for session in over {
-            s.trace(|| format!("directory: {session} is over"));
-            self.sessions.ending.remove(&session);
-            self.commit_session(s, SessionCommand::FinishEnd { session });
-            s.oracle.session_over(session);
-            s.invariants.session_over(session);
-            let mut effects = Vec::new();
-            self.sessions
-                .table
-                .end_session(s.directory_now(), session, &mut effects);
-            self.take_effects(s, effects);
-        }
+    /// Nothing of an ending session is in progress any more, nor will be.
+    pub(super) fn fenced(&mut self, s: &mut Schedule, session: SessionId) {
+        s.trace(|| format!("directory: {session} is fenced"));
+        self.settle(s, session);
+    }
+
+    /// What an ending session left is settled: everything of it is free.
+    pub(super) fn finish_end(&mut self, s: &mut Schedule, session: SessionId) {
+        s.trace(|| format!("directory: {session} is over"));
+        self.sessions.ending.remove(&session);
+        self.commit_session(s, SessionCommand::FinishEnd { session });
+        self.reload(s);
+        s.oracle.session_over(session);
+        s.invariants.session_over(session);
+        self.end_settled(s, session);
+        let mut effects = Vec::new();
+        let now = s.directory_now();
+        self.sessions.table.end_session(now, session, &mut effects);
+        self.take_effects(s, effects);
     }
 }

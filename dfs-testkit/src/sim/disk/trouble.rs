@@ -27,6 +27,11 @@ pub(crate) struct Trouble {
 }
 
 impl Trouble {
+    /// Whether it has failed, or does at its next sync or write.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failed || self.sync_fails || self.write_fails
+    }
+
     /// Whether an operation fails now, with all that follow.
     pub(super) fn strikes(&mut self, op: &DiskOp) -> Result<(), Error> {
         self.failed |= match op {
@@ -86,6 +91,13 @@ impl Disk {
     pub(crate) fn damaged(&self) -> Vec<(GroupId, ChunkKey)> {
         let damaged = |slot: &super::Slot| slot.now.damage != Damage::None;
         let slots = self.slots.iter().filter(|(_, slot)| damaged(slot));
+        slots.map(|(key, slot)| (slot.group, *key)).collect()
+    }
+
+    /// Those of them that a power cut has no part in.
+    pub(crate) fn rotten(&self) -> Vec<(GroupId, ChunkKey)> {
+        let rotten = |slot: &super::Slot| matches!(slot.now.damage, Damage::Hidden | Damage::Rot);
+        let slots = self.slots.iter().filter(|(_, slot)| rotten(slot));
         slots.map(|(key, slot)| (slot.group, *key)).collect()
     }
 

@@ -22,6 +22,12 @@ pub(crate) fn missing(placed: &Placed, servers: &[Seen<'_>]) -> Result<(), Strin
         if seen.run.is_none() {
             return Err(format!("server {} is down", seen.place));
         }
+        for (group, record) in &placed.groups {
+            let member = |run| record.config.in_sync().any(|m| Some(m) == run);
+            if !member(seen.run) && seen.disk.of_group(*group).next().is_some() {
+                return Err(format!("server {} still holds {group}", seen.place));
+            }
+        }
         if let Some((group, key)) = seen.disk.damaged().first() {
             return Err(format!(
                 "server {}: {key} of {group} is damaged",

@@ -9,11 +9,13 @@
 //! | `fences` | nothing of a session that is over changes what serves |
 //! | `serving` | the in-sync members of an epoch that begins to serve are equal, hold every acknowledged write, have adopted it and know all fences; nobody serves before |
 //! | `synced` | what a sync names is on the disk of whoever answers it |
+//! | `cuts` | a cut that has ended is made on every in-sync member |
 //! | `refused` | a write refused for want of space is nowhere |
 //! | `convergence` | when all is quiet, the replicas are equal and everybody is in-sync |
 
 mod acknowledged;
 pub(crate) mod convergence;
+mod cuts;
 mod epochs;
 mod fences;
 mod refused;
@@ -24,11 +26,12 @@ mod versions;
 pub(crate) use epochs::Admission;
 
 use super::disk::Disk;
+use dfs_directory::namespace::Intent;
 use dfs_directory::placement::{GroupRecord, Placed};
 use dfs_proto::error::ErrorCode;
-use dfs_proto::ids::{Epoch, GroupId, InodeId, ServerRun};
+use dfs_proto::ids::{Epoch, Generation, GroupId, InodeId, ServerRun};
 use dfs_server::replica::{DiskOp, GroupView, Request, Response};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A file server as the checks see it.
 #[derive(Debug)]
@@ -50,6 +53,8 @@ pub(crate) struct Invariants {
     acknowledged: serving::Acknowledged,
     /// Inodes with a cut under way.
     pub(crate) cutting: BTreeSet<InodeId>,
+    /// The last cut of each inode. Servers forget theirs when an epoch is effective.
+    pub(crate) cuts: BTreeMap<InodeId, Generation>,
 }
 
 impl Invariants {
@@ -102,7 +107,7 @@ impl Invariants {
                 .wrote(group, key, request.generation, written.version);
         }
         if let Request::Sync(request) = &admission.request {
-            synced::check(run, request, servers)?;
+            synced::check(run, request, &self.cuts, servers)?;
         }
         Ok(())
     }
@@ -137,6 +142,20 @@ impl Invariants {
         let over = self.fences.all();
         let cutting = &self.cutting;
         serving::begins(group, record, servers, &self.acknowledged, over, cutting)
+    }
+
+    /// A cut has ended.
+    pub(crate) fn cut_ended(
+        &mut self,
+        intent: &Intent,
+        placed: &Placed,
+        servers: &[Seen<'_>],
+    ) -> Result<(), String> {
+        self.acknowledged.cut(intent);
+        match self.off {
+            true => Ok(()),
+            false => cuts::ended(intent, placed, servers),
+        }
     }
 
     /// A group may have lost what was not synced.

@@ -4,6 +4,7 @@
 
 use super::Seen;
 use crate::sim::disk::Stored;
+use dfs_directory::namespace::Intent;
 use dfs_directory::placement::{GroupRecord, Placed};
 use dfs_proto::ids::{ChunkKey, Generation, GroupId, InodeId, ServerRun, SessionId, Version};
 use dfs_server::replica::{GroupView, Holdings};
@@ -27,14 +28,29 @@ impl Acknowledged {
         *last = (*last).max((generation, version));
     }
 
+    /// What a cut has taken is not asked for any more.
+    pub(super) fn cut(&mut self, intent: &Intent) {
+        let size = u64::from(intent.layout.chunk_bytes);
+        self.last.retain(|(_, key), (generation, _)| {
+            let beyond = key.inode == intent.inode && key.index.0 * size >= intent.from;
+            !beyond || *generation >= intent.generation
+        });
+    }
+
     /// The group may have lost what was not synced.
     pub(super) fn lost(&mut self, group: GroupId) {
         self.last.retain(|(of, _), _| *of != group);
     }
 
     /// Every acknowledged write is on this disk, or a later cut has taken it.
-    fn held_by(&self, group: GroupId, seen: &Seen<'_>) -> Result<(), String> {
-        let of_group = self.last.iter().filter(|((of, _), _)| *of == group);
+    fn held_by(
+        &self,
+        group: GroupId,
+        seen: &Seen<'_>,
+        cutting: &BTreeSet<InodeId>,
+    ) -> Result<(), String> {
+        let of_group = (self.last.iter())
+            .filter(|((of, key), _)| *of == group && !cutting.contains(&key.inode));
         for ((_, key), (generation, version)) in of_group {
             let held = seen.disk.stored(*key);
             let has = held.is_some_and(|h| h.version >= *version || h.generation > *generation);
@@ -78,7 +94,7 @@ pub(super) fn begins(
                 "{run} is to serve {group} in {epoch} and does not know that {session} is over"
             ));
         }
-        acknowledged.held_by(group, seen)?;
+        acknowledged.held_by(group, seen, cutting)?;
         let theirs: BTreeMap<ChunkKey, &Stored> = seen
             .disk
             .of_group(group)

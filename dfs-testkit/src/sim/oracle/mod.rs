@@ -80,7 +80,6 @@ impl Oracle {
     }
 
     /// A client begins to make zeros of blocks.
-    #[cfg(test)]
     pub(crate) fn cut_begins(&mut self, cut: ChangeId, session: SessionId, blocks: Vec<Block>) {
         self.begins(cut, 0, session, blocks);
     }
@@ -168,6 +167,12 @@ impl Oracle {
                 register.over(change);
             }
         }
+    }
+
+    /// What a session left beyond the size of a file is cut, and the cut has ended.
+    pub(crate) fn settled(&mut self, block: Block) {
+        let moment = self.moment();
+        self.registers.entry(block).or_default().is_now(0, moment);
     }
 
     /// A client begins to sync these blocks.

@@ -145,4 +145,10 @@ impl Register {
         let stored = self.stored.keys().copied().map(Situation::of);
         self.situations.extend(stored);
     }
+
+    /// It is this for certain, also on every disk.
+    pub(super) fn is_now(&mut self, value: Value, moment: u64) {
+        self.situations = BTreeSet::from([Situation::of(value)]);
+        self.stored = BTreeMap::from([(value, moment)]);
+    }
 }
