@@ -56,7 +56,7 @@ fn register(store: &Store, server: u32, past: DataDirPast, epoch: u64) -> Outcom
 
 /// A cluster with three servers, a file of one session, and a group in epoch 1.
 fn cluster(dir: &std::path::Path) -> Store {
-    let store = Store::open(&dir.join("tables.redb")).unwrap();
+    let store = Store::open(&dir.join("tables")).unwrap();
     let format = Format {
         groups: 1,
         replicas: 3,
@@ -136,7 +136,7 @@ fn backup(store: &Store) -> Vec<u8> {
 }
 
 fn imported(dir: &std::path::Path, bytes: &[u8]) -> Store {
-    let store = Store::open(&dir.join("imported.redb")).unwrap();
+    let store = Store::open(&dir.join("imported")).unwrap();
     import(bytes, &store, 2, NOW).unwrap();
     store
 }
@@ -203,7 +203,7 @@ fn a_damaged_backup_or_one_of_a_newer_version_is_refused() {
     let whole = backup(&before);
     assert!(check(&whole[..]).is_ok());
     let refuses = |bytes: &[u8]| {
-        let store = Store::open(&dir.path().join("refused.redb")).unwrap();
+        let store = Store::open(&dir.path().join("refused")).unwrap();
         let refused = import(bytes, &store, 2, NOW).unwrap_err().to_string();
         let kept = store.read().unwrap();
         assert!(namespace::read::format(&kept).unwrap().is_none());

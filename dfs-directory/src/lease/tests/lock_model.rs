@@ -182,18 +182,34 @@ impl Model {
         false
     }
 
-    /// Those who go on waiting however many of those that don't wait let go.
+    /// Those who go on waiting however many of those that don't wait let go: in circles, and
+    /// behind them in the queue.
     fn stuck(&self) -> Vec<HeldLock> {
-        let mut stuck: Vec<HeldLock> = self.waiting.values().copied().collect();
+        let mut stuck: BTreeMap<Sequence, HeldLock> = BTreeMap::new();
+        for (key, wait) in &self.waiting {
+            stuck.insert(key.sequence, *wait);
+        }
         loop {
-            let before = stuck.len();
-            let holders: BTreeSet<LockHolder> = stuck.iter().map(|w| w.holder).collect();
-            stuck.retain(|wait| !self.opponents(wait).is_disjoint(&holders));
-            if stuck.len() == before {
-                return stuck;
+            let before = stuck.clone();
+            let holders: BTreeSet<LockHolder> = before.values().map(|w| w.holder).collect();
+            stuck.retain(|sequence, wait| {
+                let mut ahead = before.range(..*sequence).map(|(_, first)| first);
+                !self.opponents(wait).is_disjoint(&holders)
+                    || ahead.any(|first| in_the_way(first, wait))
+            });
+            if stuck == before {
+                return stuck.into_values().collect();
             }
         }
     }
+}
+
+/// Whether an earlier wait for `first` goes before `second`.
+fn in_the_way(first: &HeldLock, second: &HeldLock) -> bool {
+    first.space.is_ranges() == second.space.is_ranges()
+        && first.holder != second.holder
+        && first.range.overlaps(&second.range)
+        && (first.kind == LockKind::Exclusive || second.kind == LockKind::Exclusive)
 }
 
 proptest! {
