@@ -193,7 +193,10 @@ fn a_backup_of_the_names_makes_a_new_directory() {
     let content = |number: u32| format!("file {number}\n").repeat(2000);
     fs::create_dir(mount.join("dir")).unwrap();
     for number in 0..20 {
-        fs::write(mount.join(format!("dir/{number}")), content(number)).unwrap();
+        // Synced: a backup has the sizes that the directory has been told.
+        let mut file = File::create(mount.join(format!("dir/{number}"))).unwrap();
+        file.write_all(content(number).as_bytes()).unwrap();
+        file.sync_all().unwrap();
     }
     let backup = cluster.dir().join("names.backup");
     let exported = output(&mut cluster.ctl(&["directory", "export", backup.to_str().unwrap()]));
