@@ -100,7 +100,7 @@ impl Packet {
                 epoch,
             } => {
                 let to = place(&to.server);
-                format!("the cut of {generation} in {epoch} reaches {to}")
+                format!("the cut of {generation} reaches {to} ({epoch})")
             }
             Message::Propose { joined, epoch, .. } => {
                 format!("{} is proposed ({epoch})", place(&joined.server))
