@@ -127,7 +127,7 @@ pub struct FetchChunk {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ChunkImage {
     /// The holder's floor of the inode: every cut up to it is made in this image. A receiver
-    /// whose own floor is higher refuses the image.
+    /// that made a later cut in the present epoch refuses the image.
     pub floor: Generation,
     pub generation: Generation,
     pub version: Version,

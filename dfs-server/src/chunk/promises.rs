@@ -76,6 +76,14 @@ impl ChunkStore {
         self.promises().floor(group, inode)
     }
 
+    /// The same, if it was raised in that epoch of the group or a later one.
+    pub fn floor_since(&self, group: GroupId, inode: InodeId, epoch: Epoch) -> Option<Generation> {
+        let promises = self.promises();
+        let floor = promises.floors.get(&(group, inode));
+        let since = floor.filter(|floor| floor.epoch >= epoch);
+        since.map(|floor| floor.generation)
+    }
+
     /// Floors of a group in the order of inodes, and whether that was the end.
     pub fn floors(
         &self,

@@ -288,9 +288,10 @@ impl ReplicaCore {
     pub(super) fn start_install(&mut self, op: InstallOp, h: &dyn Holdings) -> Option<InstallOp> {
         let request = &op.request;
         let (key, group, image) = (request.key, request.group, &request.image);
-        let floor = h.floor(group, key.inode);
+        let floor = h.floor_since(group, key.inode, request.epoch);
         if image.floor < floor {
-            // The sender has a cut still before it.
+            // The sender has a cut of this epoch still before it. Those of earlier ones refuse no
+            // copy: they have ended, and are made in it, or will be made again.
             let error = Error::bare(ErrorCode::StaleGeneration).with_detail(floor.0);
             self.refuse(op.caller, error);
             return None;

@@ -8,7 +8,7 @@
 //! floor would count as one of the new epoch, in which nobody else has it, and refuse all copies.
 
 use super::event::{Caller, DiskDone, DiskOp, Response};
-use super::group::Stage;
+use super::group::{Group, Stage};
 use super::holdings::Holdings;
 use super::{DiskFor, ReplicaCore};
 use dfs_proto::error::{Error, ErrorCode};
@@ -71,7 +71,9 @@ impl ReplicaCore {
             }
             return;
         };
-        let present = |id: &GroupId| self.groups.get(id).map(super::group::Group::epoch);
+        // Not before the epoch is durable: the floor would count as one of the epoch before.
+        let adopted = |g: &&Group| g.stage != Stage::Adopting;
+        let present = |id: &GroupId| self.groups.get(id).filter(adopted).map(Group::epoch);
         let groups = &mut asked.request.groups;
         groups.retain(|(id, epoch)| present(id) == Some(*epoch));
         if groups.is_empty() {

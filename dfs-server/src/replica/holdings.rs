@@ -5,7 +5,7 @@
 //! its own to that chunk is in progress, so the answers are the same wherever it runs.
 
 use dfs_proto::error::Error;
-use dfs_proto::ids::{ChunkKey, Generation, GroupId, InodeId, SessionId, Version};
+use dfs_proto::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, SessionId, Version};
 use dfs_proto::msg::peer::{ChunkState, WriteRecord};
 
 /// Read access to the state of the chunk store.
@@ -20,6 +20,8 @@ pub trait Holdings {
     fn record(&self, key: ChunkKey, session: SessionId) -> Result<Option<WriteRecord>, Error>;
     /// The generation below which requests for the inode are refused; 0 if none is kept.
     fn floor(&self, group: GroupId, inode: InodeId) -> Generation;
+    /// The same, if it was raised in that epoch or a later one; else 0.
+    fn floor_since(&self, group: GroupId, inode: InodeId, epoch: Epoch) -> Generation;
     /// Chunks of a group in order, at most `max`, and whether that was the end.
     fn chunks(
         &self,

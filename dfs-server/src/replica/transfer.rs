@@ -218,7 +218,7 @@ impl ReplicaCore {
             return;
         }
         let unexpected = t.expect.is_some_and(|version| version != image.version);
-        let stale = image.floor < h.floor(group, key.inode);
+        let stale = image.floor < h.floor_since(group, key.inode, t.epoch);
         let end = t.offset.saturating_add(payload.len() as u32);
         let last = end >= image.len;
         if unexpected || stale || (payload.is_empty() && !last) {

@@ -3,7 +3,7 @@
 use crate::chunk::{ChunkStore, Image, InstallPart, StoreError, WriteRequest};
 use crate::replica::{DiskDone, DiskOp, Holdings};
 use dfs_proto::error::{Error, ErrorCode};
-use dfs_proto::ids::{ChunkKey, Generation, GroupId, InodeId, SessionId, Version};
+use dfs_proto::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, SessionId, Version};
 use dfs_proto::msg::chunk::ChunkRead;
 use dfs_proto::msg::peer::{ChunkImage, ChunkState, WriteRecord};
 use dfs_proto::msg::scrub::CheckedCopy;
@@ -47,6 +47,11 @@ impl Holdings for StoreHoldings<'_> {
 
     fn floor(&self, group: GroupId, inode: InodeId) -> Generation {
         self.0.floor(group, inode).unwrap_or_default()
+    }
+
+    fn floor_since(&self, group: GroupId, inode: InodeId, epoch: Epoch) -> Generation {
+        let floor = self.0.floor_since(group, inode, epoch);
+        floor.unwrap_or_default()
     }
 
     fn chunks(

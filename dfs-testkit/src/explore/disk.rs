@@ -202,6 +202,11 @@ impl Holdings for Disk {
         self.floor()
     }
 
+    fn floor_since(&self, _: GroupId, _: InodeId, epoch: Epoch) -> Generation {
+        let since = self.floor.filter(|(_, made)| *made >= epoch);
+        since.map_or(Generation(0), |(generation, _)| generation)
+    }
+
     fn chunks(&self, group: GroupId, after: Option<ChunkKey>, _: usize) -> (Vec<ChunkState>, bool) {
         let wanted = group == GROUP && after.is_none_or(|after| after < CHUNK);
         let page = self.chunk(CHUNK).filter(|_| wanted);

@@ -312,6 +312,12 @@ impl Holdings for MemoryStore {
             .map_or(Generation(0), |f| f.0)
     }
 
+    fn floor_since(&self, group: GroupId, inode: InodeId, epoch: Epoch) -> Generation {
+        let floor = self.floors.get(&(group, inode));
+        let since = floor.filter(|(_, made)| *made >= epoch);
+        since.map_or(Generation(0), |floor| floor.0)
+    }
+
     fn chunks(
         &self,
         group: GroupId,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod changes;
+mod floors;
 mod holes;
 mod joining;
 mod memory;

@@ -339,6 +339,24 @@ impl World {
     pub(super) fn enter(&mut self, config: GroupConfig) {
         let epoch = config.epoch;
         let members: Vec<u32> = config.members.iter().map(|m| m.run.server.0).collect();
+        self.make_equal(config);
+        for id in members {
+            self.tell(id, epoch);
+        }
+    }
+
+    /// Says that an epoch is effective.
+    pub(super) fn tell(&mut self, id: u32, epoch: Epoch) {
+        let effective = Request::Effective(EpochsEffective {
+            groups: vec![(GROUP, epoch)],
+        });
+        self.direct(id, effective);
+    }
+
+    /// Has a config adopted, and its members made equal.
+    pub(super) fn make_equal(&mut self, config: GroupConfig) {
+        let epoch = config.epoch;
+        let members: Vec<u32> = config.members.iter().map(|m| m.run.server.0).collect();
         let primary = config.primary.expect("a primary").0;
         let adopt = Request::Adopt(AdoptEpochs {
             configs: vec![config],
@@ -366,12 +384,6 @@ impl World {
             suspects: Vec::new(),
         });
         assert_eq!(self.answer(caller), Ok(equalised));
-        for id in members {
-            let effective = Request::Effective(EpochsEffective {
-                groups: vec![(GROUP, epoch)],
-            });
-            self.direct(id, effective);
-        }
     }
 
     pub(super) fn answer(&self, caller: Caller) -> Result<Response, Error> {

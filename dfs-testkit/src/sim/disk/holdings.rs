@@ -2,7 +2,7 @@
 
 use super::{Disk, state};
 use dfs_proto::error::Error;
-use dfs_proto::ids::{ChunkKey, Generation, GroupId, InodeId, SessionId};
+use dfs_proto::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, SessionId};
 use dfs_proto::msg::peer::{ChunkState, WriteRecord};
 use dfs_server::replica::Holdings;
 
@@ -18,6 +18,12 @@ impl Holdings for Disk {
 
     fn floor(&self, group: GroupId, inode: InodeId) -> Generation {
         self.floor_of(group, inode)
+    }
+
+    fn floor_since(&self, group: GroupId, inode: InodeId, epoch: Epoch) -> Generation {
+        let floor = self.floors.get(&(group, inode));
+        let since = floor.filter(|(_, made)| *made >= epoch);
+        since.map_or(Generation(0), |floor| floor.0)
     }
 
     fn chunks(
