@@ -101,7 +101,8 @@ impl Catalog {
         self.groups.entry(group).or_default().insert(key);
     }
 
-    /// Forgets a chunk; says whether the index has to forget it too.
+    /// Forgets a chunk; says whether the index has to forget it too. The witness is to be told
+    /// when it has.
     pub(super) fn remove(&mut self, key: ChunkKey) -> bool {
         let Some(entry) = self.chunks.remove(&key) else {
             return false;
@@ -110,7 +111,7 @@ impl Catalog {
         self.leave_group(entry.row.group, key);
         self.marked.remove(&key);
         self.stale.remove(&key);
-        self.witness.forget(key);
+        self.witness.going(key);
         entry.indexed
     }
 
@@ -144,9 +145,14 @@ impl Catalog {
 
     pub(super) fn set_marked(&mut self, key: ChunkKey, last_overwrite: Option<Instant>) {
         match last_overwrite {
-            Some(at) => self.marked.insert(key, at),
-            None => self.marked.remove(&key),
-        };
+            Some(at) => {
+                self.marked.insert(key, at);
+            }
+            None => {
+                self.marked.remove(&key);
+                self.forget_if_proven(key);
+            }
+        }
     }
 
     /// This state of the chunk is on disk, and if `committed` also in the index. A chunk that
@@ -163,8 +169,15 @@ impl Catalog {
             self.dirty.remove(&(row.group, key));
             if committed {
                 self.stale.remove(&key);
-                self.witness.forget(key);
+                self.forget_if_proven(key);
             }
+        }
+    }
+
+    fn forget_if_proven(&self, key: ChunkKey) {
+        let doubtful = self.stale.contains(&key) || self.marked.contains_key(&key);
+        if !doubtful && !self.is_dirty(key) {
+            self.witness.forget(key);
         }
     }
 
@@ -182,10 +195,10 @@ impl Catalog {
             .collect()
     }
 
-    /// Chunks that are not, as they are, on disk and in the index.
+    /// Chunks that are not, as they are, on disk and in the index, or have a mark to be cleared.
     pub(super) fn unproven(&self) -> impl Iterator<Item = (ChunkKey, &Row)> {
         let dirty = self.dirty.keys().map(|(_, key)| key);
-        let keys = self.stale.iter().chain(dirty);
+        let keys = self.stale.iter().chain(dirty).chain(self.marked.keys());
         keys.filter_map(|key| Some((*key, &self.chunks.get(key)?.row)))
     }
 

@@ -153,6 +153,7 @@ impl ChunkStore {
         self.disk.reach(Step::RowsRemoved)?;
         for key in &removed {
             self.unlink(*key)?;
+            self.disk.witness.forget(*key);
         }
         if self.removals.done(&removed) > REMOVALS_MAX {
             drop(locked);

@@ -83,7 +83,9 @@ impl Disk {
     /// Stops the store for good: what the disk was asked to keep may be lost, and asking again
     /// could get a success that means nothing.
     pub(super) fn fail(&self, error: StoreError) -> StoreError {
-        self.witness.end();
+        if !self.is_killed() {
+            self.witness.end();
+        }
         if let StoreError::Failed(text) = &error
             && self.failed.set(text.clone()).is_ok()
         {
@@ -150,6 +152,16 @@ impl Disk {
     #[cfg(test)]
     pub(super) fn reading(&self) -> io::Result<()> {
         self.faults.reading()
+    }
+
+    #[cfg(not(test))]
+    fn is_killed(&self) -> bool {
+        false
+    }
+
+    #[cfg(test)]
+    fn is_killed(&self) -> bool {
+        self.faults.are_kills()
     }
 
     /// A step of an operation is done.

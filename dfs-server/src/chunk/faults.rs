@@ -13,12 +13,23 @@ pub(super) struct Faults {
     shadow: Mutex<Option<PathBuf>>,
     unreadable: AtomicBool,
     sync_takes: Mutex<Duration>,
+    kills: AtomicBool,
 }
 
 impl Faults {
     /// Interrupts at the given step, when it is reached for the n-th time (0: the next time).
     pub(super) fn plan(&self, step: Step, after: u32) {
         *self.planned.lock().expect("not poisoned") = Some((step, after));
+    }
+
+    /// An interruption is a kill of the process and not a failure of the disk: whoever dies tells
+    /// its witness nothing.
+    pub(super) fn kill(&self) {
+        self.kills.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn are_kills(&self) -> bool {
+        self.kills.load(Ordering::Relaxed)
     }
 
     /// Each sync takes so much longer.

@@ -67,11 +67,20 @@ pub(super) fn chunk_path(data: &Path, key: ChunkKey) -> PathBuf {
 /// The chunk that a file name stands for.
 pub(super) fn key_of_name(name: &str) -> Option<ChunkKey> {
     let (inode, index) = name.split_once('.')?;
-    let key = ChunkKey {
-        inode: dfs_proto::ids::InodeId(u64::from_str_radix(inode, 16).ok()?),
-        index: dfs_proto::ids::ChunkIndex(u64::from_str_radix(index, 16).ok()?),
-    };
-    (format!("{:x}.{:x}", key.inode.0, key.index.0) == name).then_some(key)
+    Some(ChunkKey {
+        inode: dfs_proto::ids::InodeId(number_of(inode)?),
+        index: dfs_proto::ids::ChunkIndex(number_of(index)?),
+    })
+}
+
+/// A number as `{:x}` prints it, and in no other form.
+fn number_of(digits: &str) -> Option<u64> {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let canonical = digits == "0" || (!digits.starts_with('0') && digits.bytes().all(is_digit));
+    match canonical {
+        true => u64::from_str_radix(digits, 16).ok(),
+        false => None,
+    }
 }
 
 /// An open chunk file.
@@ -339,7 +348,19 @@ mod tests {
         let name = path.file_name().expect("a name").to_string_lossy();
         assert_eq!(name, "face.ffffffffffffffff");
         assert_eq!(key_of_name(&name), Some(key));
-        for wrong in ["", "1", "1.", "01.2", "1.2.3", "+1.2", "G.1"] {
+        for wrong in [
+            "",
+            "1",
+            "1.",
+            ".1",
+            "01.2",
+            "1.00",
+            "1.2.3",
+            "+1.2",
+            "G.1",
+            "A.1",
+            "10000000000000000.1",
+        ] {
             assert_eq!(key_of_name(wrong), None, "{wrong}");
         }
     }

@@ -189,6 +189,7 @@ impl Live {
         disk: &Disk,
     ) -> Result<()> {
         self.settle();
+        self.tell_witness(disk);
         let len: usize = change.pieces.iter().map(|piece| piece.len()).sum();
         let blocks = change.first..change.first + (len / BLOCK_BYTES) as u32;
         self.mark(blocks.clone(), disk)?;
@@ -214,6 +215,7 @@ impl Live {
         disk: &Disk,
     ) -> Result<()> {
         self.settle();
+        self.tell_witness(disk);
         for (block, _) in blocks {
             self.mark(*block..block + 1, disk)?;
         }
@@ -256,6 +258,7 @@ impl Live {
     /// Changes what the header says and nothing else.
     pub(super) fn change_header(&mut self, meta: Meta, disk: &Disk) -> Result<()> {
         self.settle();
+        self.tell_witness(disk);
         self.put_slot(meta, disk)
     }
 
@@ -290,6 +293,16 @@ impl Live {
         self.sync(disk)?;
         self.settle();
         disk.reach(Step::Marked)
+    }
+
+    /// From here on the header may say something else than the index. A file without a slot is
+    /// not in the index, and looked at for that.
+    fn tell_witness(&self, disk: &Disk) {
+        if self.newest > 0 {
+            let meta = &self.meta;
+            disk.witness
+                .changing(meta.key, meta.generation, meta.version);
+        }
     }
 
     fn put_slot(&mut self, meta: Meta, disk: &Disk) -> Result<()> {

@@ -29,6 +29,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 /// Cuts of one inode follow each other; those of others run side by side.
 pub(super) const CUT_STRIPES: usize = 64;
@@ -106,19 +107,31 @@ impl ChunkStore {
             .map(|(key, _)| *key)
             .collect();
         let removals = Removals::left(content.removed.iter().map(|(key, ..)| *key));
-        let (mut catalog, unsynced) = if clean {
-            (catalog_of(content), BTreeSet::new())
-        } else {
-            recover::catalog(&data, content, &disk)?
+        let begun = Instant::now();
+        let is_intact = |catalog: &Catalog| match &testimony {
+            Some(said) => is_intact(said, catalog, &damaged),
+            None => false,
+        };
+        let (mut catalog, unsynced) = match clean {
+            true => (catalog_of(content), BTreeSet::new()),
+            false => {
+                let told = recover::catalog(&data, &content, testimony.as_ref(), &disk)?;
+                match testimony.is_none() || is_intact(&told.0) {
+                    true => told,
+                    // Who was wrong once proves nothing about the rest.
+                    false => recover::catalog(&data, &content, None, &disk)?,
+                }
+            }
         };
         let fans = (0..FAN_OUT)
             .map(|fan| Fan::new(file::fan_path(&data, fan), unsynced.contains(&fan)))
             .collect();
-        let intact = clean || testimony.is_some_and(|said| is_intact(&said, &catalog, &damaged));
+        let intact = clean || is_intact(&catalog);
         log::info!(
-            "{}: {} chunks, last stop {}",
+            "{}: {} chunks, looked at in {} ms, last stop {}",
             dir.display(),
             catalog.len(),
+            begun.elapsed().as_millis(),
             match (clean, intact) {
                 (true, _) => "orderly",
                 (false, true) => "a kill: nothing is missing",

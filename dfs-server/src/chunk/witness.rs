@@ -14,7 +14,7 @@
 //! 56  u64      how often the index was committed, at least
 //! then records of 64 bytes:
 //!     u64 inode, chunk, generation, version (epoch, counter)
-//!     u32 1: in use, 0: free
+//!     u32 0: free, 1: must be there, 2: must be looked at, and may be gone
 //!     u32 crc32c of bytes 0..44
 //!     16 bytes 0
 //! ```
@@ -38,11 +38,20 @@ const RECORDS_MAX: u32 = (1 << 16) - 1;
 /// Generation and version of a chunk.
 type State = (Generation, Version);
 
+/// What a record says of its chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Claim {
+    /// It is there, and at least this.
+    Holds(State),
+    /// It was being removed: it may be gone, and what the index says of it may be dated.
+    MayBeGone,
+}
+
 /// What a witness of an earlier run says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Testimony {
-    /// The least that each of these chunks must be.
-    chunks: BTreeMap<ChunkKey, State>,
+    /// All chunks whose files may differ from what the index says.
+    chunks: BTreeMap<ChunkKey, Claim>,
     /// How often the index was committed, at least.
     pub(super) commits: u64,
 }
@@ -57,10 +66,18 @@ pub(super) struct Witness {
 struct OpenFile {
     path: PathBuf,
     file: File,
-    places: BTreeMap<ChunkKey, u32>,
+    places: BTreeMap<ChunkKey, Place>,
     free: Vec<u32>,
     /// Records from here on were never used.
     next: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    number: u32,
+    /// Its file is being changed: until the new state is noted the record stays, whatever a
+    /// sync of the state before finds.
+    changing: bool,
 }
 
 /// The name of a node's witness in a dir.
@@ -109,8 +126,12 @@ fn header(number: u64, commits: u64) -> io::Result<[u8; RECORD]> {
     Ok(bytes)
 }
 
-fn record(key: ChunkKey, (generation, version): State) -> [u8; RECORD] {
+fn record(key: ChunkKey, claim: Claim) -> [u8; RECORD] {
     let mut bytes = [0; RECORD];
+    let (kind, (generation, version)) = match claim {
+        Claim::Holds(state) => (1, state),
+        Claim::MayBeGone => (2, (Generation(0), Version::default())),
+    };
     let numbers = [
         key.inode.0,
         key.index.0,
@@ -121,14 +142,14 @@ fn record(key: ChunkKey, (generation, version): State) -> [u8; RECORD] {
     for (at, number) in numbers.iter().enumerate() {
         bytes[at * 8..at * 8 + 8].copy_from_slice(&number.to_le_bytes());
     }
-    bytes[40] = 1;
+    bytes[40] = kind;
     let crc = crc32c::crc32c(&bytes[..44]);
     bytes[44..48].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
 
 /// What a record says; `Err` if it is not one that was written here.
-fn parse(bytes: &[u8]) -> Result<Option<(ChunkKey, State)>, ()> {
+fn parse(bytes: &[u8]) -> Result<Option<(ChunkKey, Claim)>, ()> {
     if bytes.iter().all(|byte| *byte == 0) {
         return Ok(None);
     }
@@ -145,9 +166,12 @@ fn parse(bytes: &[u8]) -> Result<Option<(ChunkKey, State)>, ()> {
         epoch: Epoch(epoch),
         counter,
     };
-    let state = (Generation(generation), version);
-    (record(key, state) == bytes)
-        .then_some(Some((key, state)))
+    let claim = match bytes.get(40) {
+        Some(1) => Claim::Holds((Generation(generation), version)),
+        _ => Claim::MayBeGone,
+    };
+    (record(key, claim) == bytes)
+        .then_some(Some((key, claim)))
         .ok_or(())
 }
 
@@ -163,21 +187,31 @@ pub(super) fn read(path: &Path, number: u64) -> Option<Testimony> {
         ..Testimony::default()
     };
     for record in records.chunks(RECORD) {
-        if let Some((key, state)) = parse(record).ok()? {
-            testimony.chunks.insert(key, state);
+        if let Some((key, claim)) = parse(record).ok()? {
+            testimony.chunks.insert(key, claim);
         }
     }
     Some(testimony)
 }
 
+impl Testimony {
+    /// Whether the chunk's file may differ from what the index says of it.
+    pub(super) fn doubts(&self, key: ChunkKey) -> bool {
+        self.chunks.contains_key(&key)
+    }
+}
+
 /// The first chunk that is not, whole, at least what the witness says, if there is one.
 pub(super) fn missing(testimony: &Testimony, catalog: &Catalog) -> Option<ChunkKey> {
-    let holds = |key: &ChunkKey, least: &State| {
+    let holds = |key: &ChunkKey, claim: &Claim| {
+        let Claim::Holds(least) = claim else {
+            return true;
+        };
         let row = catalog.get(*key).map(|entry| &entry.row);
         row.is_some_and(|row| row.damage.is_none() && (row.generation, row.version) >= *least)
     };
     let mut all = testimony.chunks.iter();
-    all.find(|(key, least)| !holds(key, least))
+    all.find(|(key, claim)| !holds(key, claim))
         .map(|(key, _)| *key)
 }
 
@@ -201,7 +235,7 @@ impl Witness {
             next: 0,
         };
         for (key, row) in unproven {
-            open.note(key, (row.generation, row.version))?;
+            open.note(key, Claim::Holds((row.generation, row.version)), false)?;
         }
         open.file.write_all_at(&header(number, commits)?, 0)?;
         *self.open() = Some(open);
@@ -220,9 +254,28 @@ impl Witness {
 
     /// The chunk is in this state, which is not on disk. To be called before anybody is told.
     pub(super) fn note(&self, key: ChunkKey, row: &Row) {
+        self.put(key, Claim::Holds((row.generation, row.version)), false);
+    }
+
+    /// The file of a chunk in this state is about to be changed: from here on a kill may leave
+    /// something between this state and the next one. Ends with the next `note`.
+    pub(super) fn changing(&self, key: ChunkKey, generation: Generation, version: Version) {
+        self.put(key, Claim::Holds((generation, version)), true);
+    }
+
+    /// The chunk goes: soon neither its file nor its row will be there. What is known to be on
+    /// disk needs no record, since its row is right as long as it is there.
+    pub(super) fn going(&self, key: ChunkKey) {
+        let is_noted = |open: &OpenFile| open.places.contains_key(&key);
+        if self.open().as_ref().is_some_and(is_noted) {
+            self.put(key, Claim::MayBeGone, false);
+        }
+    }
+
+    fn put(&self, key: ChunkKey, claim: Claim, changing: bool) {
         let mut open = self.open();
         let noted = match open.as_mut() {
-            Some(file) => file.note(key, (row.generation, row.version)),
+            Some(file) => file.note(key, claim, changing),
             None => return,
         };
         if let Err(e) = noted {
@@ -231,7 +284,7 @@ impl Witness {
         }
     }
 
-    /// The chunk is on disk and in the index, or is not to be there any more.
+    /// The chunk is on disk and in the index, or is gone from both.
     pub(super) fn forget(&self, key: ChunkKey) {
         let mut open = self.open();
         if let Some(file) = open.as_mut()
@@ -262,30 +315,29 @@ fn give_up(open: &mut Option<OpenFile>) {
 }
 
 impl OpenFile {
-    fn note(&mut self, key: ChunkKey, state: State) -> io::Result<()> {
-        let place = match self.places.get(&key) {
-            Some(place) => *place,
-            None => {
-                let place = match self.free.pop() {
-                    Some(place) => place,
-                    None if self.next < RECORDS_MAX => {
-                        self.next += 1;
-                        self.next - 1
-                    }
-                    None => return Err(io::Error::other("too much is not on disk")),
-                };
-                self.places.insert(key, place);
-                place
-            }
+    fn note(&mut self, key: ChunkKey, claim: Claim, changing: bool) -> io::Result<()> {
+        let number = match self.places.get(&key) {
+            Some(place) => place.number,
+            None => match self.free.pop() {
+                Some(number) => number,
+                None if self.next < RECORDS_MAX => {
+                    self.next += 1;
+                    self.next - 1
+                }
+                None => return Err(io::Error::other("too much is not on disk")),
+            },
         };
+        self.places.insert(key, Place { number, changing });
         // Within a page: a kill leaves the record before or the one after.
-        self.file.write_all_at(&record(key, state), at(place))
+        self.file.write_all_at(&record(key, claim), at(number))
     }
 
     fn forget(&mut self, key: ChunkKey) -> io::Result<()> {
-        if let Some(place) = self.places.remove(&key) {
-            self.file.write_all_at(&[0; RECORD], at(place))?;
-            self.free.push(place);
+        if self.places.get(&key).is_some_and(|place| !place.changing)
+            && let Some(place) = self.places.remove(&key)
+        {
+            self.file.write_all_at(&[0; RECORD], at(place.number))?;
+            self.free.push(place.number);
         }
         Ok(())
     }
@@ -342,13 +394,18 @@ mod tests {
         witness.forget(key(3));
         witness.note(key(6), &row(6));
         witness.forget(key(8));
+        witness.going(key(4));
+        witness.going(key(7));
         let said = read(&path, 7).expect("is there");
         let counters: Vec<(u64, u64)> = said
             .chunks
             .iter()
-            .map(|(key, (_, version))| (key.inode.0, version.counter))
+            .map(|(key, claim)| match claim {
+                Claim::Holds((_, version)) => (key.inode.0, version.counter),
+                Claim::MayBeGone => (key.inode.0, 0),
+            })
             .collect();
-        assert_eq!(counters, [(1, 1), (2, 20), (4, 4), (6, 6)]);
+        assert_eq!(counters, [(1, 1), (2, 20), (4, 0), (6, 6)]);
         assert_eq!(std::fs::metadata(&path).expect("is there").len(), 5 * 64);
 
         assert_eq!(said.commits, 3);
@@ -357,6 +414,25 @@ mod tests {
         assert_eq!(read(&path, 8), None, "of another run");
         witness.end();
         assert_eq!(read(&path, 7), None);
+    }
+
+    #[test]
+    fn a_chunk_that_is_being_changed_is_not_forgotten_for_a_sync_of_its_state_before() {
+        let dir = dir();
+        let path = dir.path().join("w");
+        let witness = Witness::default();
+        witness
+            .begin(&path, 7, 0, std::iter::empty())
+            .expect("begins");
+        let before = row(1);
+        witness.changing(key(1), before.generation, before.version);
+        witness.forget(key(1));
+        let doubts = || read(&path, 7).expect("is there").doubts(key(1));
+        assert!(doubts());
+        witness.note(key(1), &row(2));
+        assert!(doubts());
+        witness.forget(key(1));
+        assert!(!doubts());
     }
 
     #[test]
@@ -396,7 +472,7 @@ mod tests {
     #[test]
     fn what_is_older_damaged_or_gone_is_missing() {
         let testimony = Testimony {
-            chunks: [(key(1), (Generation(2), row(5).version))].into(),
+            chunks: [(key(1), Claim::Holds((Generation(2), row(5).version)))].into(),
             commits: 0,
         };
         let is_missing = |found: Option<Row>| {

@@ -1,4 +1,6 @@
-//! A process that is killed between two steps of an operation.
+//! A process that ends between two steps of an operation: with a witness, so that the next start
+//! knows that it was killed and looks at what the witness doubts, and without, so that it looks at
+//! everything.
 
 use super::super::disk::Step;
 use super::*;
@@ -11,6 +13,45 @@ const STEPS: [Step; 5] = [
     Step::Written,
 ];
 
+/// A data dir, and with a witness the dir of that.
+struct Place {
+    dir: tempfile::TempDir,
+    memory: Option<tempfile::TempDir>,
+}
+
+impl Place {
+    fn new(watched: bool) -> Self {
+        Self {
+            dir: scratch(),
+            memory: watched.then(scratch),
+        }
+    }
+
+    fn open(&self) -> (ChunkStore, Opened) {
+        let options = OpenOptions {
+            open_files_max: 4,
+            reserve: Some(0),
+            accept_copy: true,
+            witness_dir: self.memory.as_ref().map(|dir| dir.path().to_owned()),
+            ..OpenOptions::default()
+        };
+        let (store, opened) = ChunkStore::open(self.dir.path(), options).expect("the dir opens");
+        store.watch().expect("it is watched");
+        if self.memory.is_some() {
+            store.disk.faults.kill();
+        }
+        (store, opened)
+    }
+
+    /// After an interruption that leaves no chunk torn: a watched store proves that nothing is
+    /// missing.
+    fn open_whole(&self) -> ChunkStore {
+        let (store, opened) = self.open();
+        assert_eq!(opened.intact, self.memory.is_some());
+        store
+    }
+}
+
 /// What is there before the write that is interrupted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Before {
@@ -21,9 +62,17 @@ enum Before {
 }
 
 /// Writes, interrupts the last write at a step, and reopens; `None` if the step is not reached.
-fn interrupted(before: Before, step: Step, offset: u32) -> Option<(tempfile::TempDir, ChunkStore)> {
-    let dir = scratch();
-    let (store, _) = open(dir.path());
+fn interrupted(
+    watched: bool,
+    before: Before,
+    step: Step,
+    offset: u32,
+) -> Option<(Place, ChunkStore)> {
+    let place = Place::new(watched);
+    let (store, _) = place.open();
+    // One that nothing doubts, and that nobody looks at.
+    write_at(&store, key(1, 1), 0, 1, 0, b"beside").expect("writes");
+    store.sync(&[key(1, 1)]).expect("syncs");
     let at = key(1, 0);
     if before != Before::Hole {
         write_at(&store, at, 0, 1, 0, &bytes(1, 50_000)).expect("writes");
@@ -45,10 +94,13 @@ fn interrupted(before: Before, step: Step, offset: u32) -> Option<(tempfile::Tem
         "a store that failed accepts nothing"
     );
     drop(store);
-    let (store, opened) = open(dir.path());
+    let (store, opened) = place.open();
     assert!(!opened.clean);
+    let torn = store.damage(at).is_some();
+    assert_eq!(opened.intact, watched && !torn, "{before:?} {step:?}");
     check(&store, before, step, offset);
-    Some((dir, store))
+    assert_eq!(content(&store, key(1, 1)), Ok(b"beside".to_vec()));
+    Some((place, store))
 }
 
 /// What has to be there after the interruption.
@@ -99,28 +151,28 @@ fn check(store: &ChunkStore, before: Before, step: Step, offset: u32) {
 
 #[test]
 fn a_write_is_there_or_not_wherever_it_is_interrupted() {
-    let mut reached = Vec::new();
-    for before in [
+    let befores = [
         Before::Hole,
         Before::Appended,
         Before::Synced,
         Before::SyncedAndOverwritten,
-    ] {
-        for step in STEPS {
+    ];
+    for watched in [false, true] {
+        let mut reached = Vec::new();
+        for (before, step) in befores.iter().flat_map(|b| STEPS.map(|step| (*b, step))) {
             for offset in [0, 4096, 10_001, 53_248, 60_000] {
-                if let Some((dir, store)) = interrupted(before, step, offset) {
+                if let Some((place, store)) = interrupted(watched, before, step, offset) {
                     reached.push(step);
                     // Nothing gets worse by another restart.
                     let state = store.state(key(1, 0));
                     drop(store);
-                    let (store, _) = open(dir.path());
-                    assert_eq!(store.state(key(1, 0)), state);
+                    assert_eq!(place.open_whole().state(key(1, 0)), state);
                 }
             }
         }
-    }
-    for step in STEPS {
-        assert!(reached.contains(&step), "{step:?} was never reached");
+        for step in STEPS {
+            assert!(reached.contains(&step), "{step:?} was never reached");
+        }
     }
 }
 
@@ -158,13 +210,18 @@ fn an_interrupted_installation_leaves_what_was_there() {
 
 #[test]
 fn an_interrupted_cut_is_made_again_and_no_file_comes_back() {
-    for (step, synced) in [
-        (Step::BoundaryCut, true),
-        (Step::RowsRemoved, true),
-        (Step::RowsRemoved, false),
+    for (watched, step, synced) in [
+        (false, Step::BoundaryCut, true),
+        (false, Step::RowsRemoved, true),
+        (false, Step::RowsRemoved, false),
+        (true, Step::BoundaryCut, true),
+        (true, Step::BoundaryCut, false),
+        (true, Step::RowsRemoved, true),
+        (true, Step::RowsRemoved, false),
     ] {
-        let dir = scratch();
-        let (store, _) = open(dir.path());
+        let place = Place::new(watched);
+        let dir = &place.dir;
+        let (store, _) = place.open();
         let groups = [GroupId(0), GroupId(1), GroupId(2)];
         for index in 0..3 {
             let at = key(1, index);
@@ -179,7 +236,7 @@ fn an_interrupted_cut_is_made_again_and_no_file_comes_back() {
         };
         cut(&store).expect_err("interrupted");
         drop(store);
-        let (store, _) = open(dir.path());
+        let store = place.open_whole();
         if step == Step::RowsRemoved {
             // The floor is durable: the files that are still there are removed.
             assert_eq!(store.state(key(1, 2)), None);
@@ -197,15 +254,16 @@ fn an_interrupted_cut_is_made_again_and_no_file_comes_back() {
 
 #[test]
 fn an_interrupted_hole_is_there_or_not_and_is_made_again() {
-    for step in [
+    let steps = [
         Step::Marked,
         Step::SlotWritten,
         Step::HalfWritten,
         Step::Written,
         Step::BoundaryCut,
-    ] {
-        let dir = scratch();
-        let (store, _) = open(dir.path());
+    ];
+    for (watched, step) in [false, true].iter().flat_map(|w| steps.map(|s| (*w, s))) {
+        let place = Place::new(watched);
+        let (store, _) = place.open();
         let at = key(1, 0);
         let before = bytes(1, 50_000);
         write_at(&store, at, 0, 1, 0, &before).expect("writes");
@@ -219,7 +277,9 @@ fn an_interrupted_hole_is_there_or_not_and_is_made_again() {
         drop(store);
         let mut punched = before.to_vec();
         punched[5000..40_000].fill(0);
-        let (store, _) = open(dir.path());
+        let (store, opened) = place.open();
+        let torn = store.damage(at).is_some();
+        assert_eq!(opened.intact, watched && !torn, "{step:?}");
         let found = content(&store, at);
         assert!(
             found == Ok(before.to_vec())

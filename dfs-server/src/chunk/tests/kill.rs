@@ -174,3 +174,71 @@ fn a_copy_of_the_dir_while_it_was_used_is_not_what_was_used() {
         assert!(!is_intact(dir.path(), memory.path()), "{committed}");
     }
 }
+
+#[test]
+fn only_what_the_witness_doubts_is_looked_at() {
+    use super::super::slot::{SLOT_SPAN, SLOTS};
+    let (dir, memory) = killed();
+    // No slot of the synced chunk is valid: whoever looks finds it.
+    let synced = file_of(dir.path(), key(1, 1));
+    for slot in 0..SLOTS as u64 {
+        flip(&synced, slot * SLOT_SPAN + 40);
+    }
+    let (store, opened) = open_watched(dir.path(), memory.path());
+    assert!(opened.intact, "nothing doubts that chunk");
+    assert_eq!(store.damage(key(1, 1)), None);
+    assert!(content(&store, key(1, 1)).is_err(), "a read finds it");
+    assert!(store.damage(key(1, 1)).is_some());
+}
+
+#[test]
+fn when_something_is_missing_all_is_looked_at() {
+    use super::super::slot::{SLOT_SPAN, SLOTS};
+    let (dir, memory) = killed();
+    let synced = file_of(dir.path(), key(1, 1));
+    for slot in 0..SLOTS as u64 {
+        flip(&synced, slot * SLOT_SPAN + 40);
+    }
+    std::fs::remove_file(file_of(dir.path(), key(1, 2))).expect("removes");
+    let (store, opened) = open_watched(dir.path(), memory.path());
+    assert!(!opened.intact);
+    assert_eq!(store.damage(key(1, 1)), Some(Damage::Header));
+}
+
+#[test]
+fn a_mark_is_known_after_a_kill_until_it_is_cleared() {
+    let (dir, memory) = (scratch(), scratch());
+    let (store, _) = open_watched(dir.path(), memory.path());
+    // The two are synced together, so that the row of the overwritten one is committed too.
+    let (at, new) = (key(1, 0), key(1, 1));
+    write_at(&store, at, 0, 1, 0, &bytes(1, 50_000)).expect("writes");
+    store.sync(&[at]).expect("syncs");
+    write_at(&store, at, 0, 2, 8192, &bytes(2, 50_000)).expect("writes");
+    write_at(&store, new, 0, 1, 0, &bytes(3, 50_000)).expect("writes");
+    store.sync(&[at, new]).expect("syncs");
+    drop(store);
+    let (store, opened) = open_watched(dir.path(), memory.path());
+    assert!(opened.intact);
+    assert_eq!(store.catalog().marked(), [at]);
+    store
+        .sync_aged(std::time::Duration::ZERO, 10)
+        .expect("clears");
+    drop(store);
+    let (store, opened) = open_watched(dir.path(), memory.path());
+    assert!(opened.intact);
+    assert_eq!(store.catalog().marked(), []);
+}
+
+#[test]
+fn a_kill_before_the_row_of_a_removed_chunk_is_gone_leaves_the_chunk() {
+    let (dir, memory) = killed();
+    // The row of this one is that of its first sync, and its file is newer.
+    let (store, _) = open_watched(dir.path(), memory.path());
+    store.sync(&[key(1, 0)]).expect("syncs");
+    let before = content(&store, key(1, 0)).expect("reads");
+    assert!(store.catalog().remove(key(1, 0)), "the index has it");
+    drop(store);
+    let (store, opened) = open_watched(dir.path(), memory.path());
+    assert!(opened.intact);
+    assert_eq!(content(&store, key(1, 0)), Ok(before));
+}
