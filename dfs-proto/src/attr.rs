@@ -3,6 +3,7 @@
 use crate::ids::{Generation, GrantId, InodeId, MapVersion};
 use crate::layout::FileLayout;
 use crate::name::FileName;
+use crate::xattr::XattrKinds;
 use serde::{Deserialize, Serialize};
 
 /// A point in time: seconds since 1970 (negative before) and nanoseconds, `0..1_000_000_000`.
@@ -56,6 +57,8 @@ pub struct FileAttr {
     /// Generation of the data: every chunk request carries it.
     pub generation: Generation,
     pub layout: FileLayout,
+    /// Which extended attributes it has; what is not named here is not there.
+    pub xattrs: XattrKinds,
 }
 
 /// The part of the attributes that the holder of the exclusive lease is the authority for.

@@ -121,6 +121,9 @@ codes! {
     NotSupportedByType = 3019, Never, No, ENODEV;
     Busy = 3020, Never, No, EBUSY;
     BadHandle = 3021, Never, No, EBADF;
+    TooBig = 3022, Never, No, E2BIG;
+    /// The inode's extended attributes have reached their limit.
+    NoRoomForAttribute = 3023, Never, No, ENOSPC;
 
     /// The request's epoch is not this server's (`detail` is the server's own).
     WrongEpoch = 4001, Refreshed, Unknown, EIO;

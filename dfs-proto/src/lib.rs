@@ -20,3 +20,4 @@ pub mod payload;
 pub mod timing;
 pub mod transport;
 pub mod whereabouts;
+pub mod xattr;

@@ -16,6 +16,17 @@ pub const IO_BYTES_MAX: usize = 1 << 20;
 /// Longest name of an entry.
 pub const NAME_BYTES_MAX: usize = 255;
 
+/// Longest name of an extended attribute, with its prefix.
+pub const XATTR_NAME_BYTES_MAX: usize = 255;
+
+/// Longest value of an extended attribute; longest list of the names of one inode, a NUL after
+/// each. The kernel takes no more.
+pub const XATTR_VALUE_BYTES_MAX: usize = 64 << 10;
+pub const XATTR_LIST_BYTES_MAX: usize = 64 << 10;
+
+/// All values of one inode's extended attributes: a bound for what a name can carry along.
+pub const XATTR_INODE_BYTES_MAX: usize = 4 << 20;
+
 /// Longest target of a symlink (PATH_MAX less the NUL).
 pub const SYMLINK_BYTES_MAX: usize = 4095;
 

@@ -115,7 +115,11 @@ fn fill(data: &Path, files: u64) -> Result<(), Box<dyn Error>> {
         pid: 1,
         mount_point: "/".to_owned(),
     }))?;
-    let creator = Creator { uid: 0, gid: 0 };
+    let creator = Creator {
+        uid: 0,
+        gid: 0,
+        umask: 0,
+    };
     // Numbers are given in order, so the dirs' are known: each is followed by its files.
     let mut next = ROOT.0 + 1;
     for dir in 0..files.div_ceil(DIR_FILES) {

@@ -335,6 +335,7 @@ fn describe(problem: &Problem) -> (Option<InodeId>, String) {
         | Problem::FalseOrphan { inode }
         | Problem::UnlistedOrphan { inode }
         | Problem::WrongTarget { inode }
+        | Problem::WrongXattrs { inode, .. }
         | Problem::StrayIntent { inode, .. } => Some(*inode),
         Problem::NoSuchDir { parent, .. }
         | Problem::WrongKind { parent, .. }

@@ -153,6 +153,7 @@ mod tests {
                 first_group: GROUP,
                 groups: 4,
             },
+            xattrs: Default::default(),
         })
     }
 

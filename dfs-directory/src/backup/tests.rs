@@ -117,7 +117,11 @@ fn create(store: &Store, session: SessionId, sequence: u64, name: &str) -> Inode
     let mutation = Mutation::Create {
         parent: ROOT,
         name: FileName::new(name.as_bytes()).unwrap(),
-        creator: Creator { uid: 0, gid: 0 },
+        creator: Creator {
+            uid: 0,
+            gid: 0,
+            umask: 0,
+        },
         mode: 0o644,
         exclusive: true,
     };

@@ -4,7 +4,9 @@ use super::MountApi;
 use dfs_proto::error::Result;
 use dfs_proto::ids::{GrantId, InodeId, SessionId};
 use dfs_proto::msg::Request;
-use dfs_proto::msg::namespace::{GetAttr, GetStatFs, Lookup, Mutate, ReadDir, ReadLink};
+use dfs_proto::msg::namespace::{
+    GetAttr, GetStatFs, GetXattr, ListXattrs, Lookup, Mutate, ReadDir, ReadLink,
+};
 use dfs_proto::msg::session::{
     AcquireLease, CancelLock, CloseInode, EndSession, GetMap, Heartbeat, OpenInode, OpenSession,
     PushAttr, Reclaim, ReleaseLease, ReleaseOwner, SetLock, TestLock,
@@ -128,6 +130,8 @@ impl Service for MountApi {
             GetAttr::METHOD => self.spawn_granting(incoming, Self::get_attr),
             ReadDir::METHOD => self.spawn_granting(incoming, Self::read_dir),
             ReadLink::METHOD => self.spawn(incoming, Self::read_link),
+            GetXattr::METHOD => self.spawn(incoming, Self::get_xattr),
+            ListXattrs::METHOD => self.spawn(incoming, Self::list_xattrs),
             GetStatFs::METHOD => self.spawn(incoming, Self::stat_fs),
             Mutate::METHOD => self.spawn_granting(incoming, Self::mutate),
             _ => incoming.refuse_unknown(),

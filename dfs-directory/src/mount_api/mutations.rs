@@ -139,6 +139,8 @@ impl MountApi {
             Mutation::SetAttr { inode, .. }
             | Mutation::SetSize { inode, .. }
             | Mutation::Punch { inode, .. }
+            | Mutation::SetXattr { inode, .. }
+            | Mutation::RemoveXattr { inode, .. }
             | Mutation::Link { inode, .. } => return Ok(BTreeSet::from([*inode])),
             Mutation::Unlink { parent, name, .. } => vec![(*parent, name.clone())],
             Mutation::Rename {

@@ -9,8 +9,9 @@ use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::limits::BLOCK_BYTES;
 use dfs_proto::msg::namespace::{
-    DirPage, GetAttr, GetStatFs, LookedUp, Lookup, ReadDir, ReadLink, Seen,
+    DirPage, GetAttr, GetStatFs, GetXattr, ListXattrs, LookedUp, Lookup, ReadDir, ReadLink, Seen,
 };
+use dfs_proto::xattr::XattrName;
 
 impl MountApi {
     /// Reads the replicated state; what the read refuses becomes the error.
@@ -132,6 +133,17 @@ impl MountApi {
 
     pub(super) async fn read_link(self, request: ReadLink) -> Result<Vec<u8>> {
         self.look(move |tables| read::readlink(tables, request.inode))
+            .await
+    }
+
+    pub(super) async fn get_xattr(self, request: GetXattr) -> Result<Vec<u8>> {
+        let GetXattr { inode, name } = request;
+        self.look(move |tables| read::xattr(tables, inode, &name))
+            .await
+    }
+
+    pub(super) async fn list_xattrs(self, request: ListXattrs) -> Result<Vec<XattrName>> {
+        self.look(move |tables| read::xattr_names(tables, request.inode))
             .await
     }
 

@@ -51,7 +51,7 @@ pub(super) fn dir_changes(mutation: &Mutation, changed: &Changed) -> DirChanges 
     match mutation {
         Mutation::Create { .. } if !changed.created => {}
         Mutation::SetSize { .. } | Mutation::Punch { .. } => {}
-        Mutation::SetAttr { .. } => {
+        Mutation::SetAttr { .. } | Mutation::SetXattr { .. } | Mutation::RemoveXattr { .. } => {
             changes.extend(named_dir.map(|dir| (dir, Vec::new())));
         }
         Mutation::Create { parent, name, .. }
@@ -253,9 +253,11 @@ impl MountApi {
             | Mutation::Link { parent, .. }
             | Mutation::Unlink { parent, .. }
             | Mutation::RemoveDir { parent, .. } => [Some(*parent), None],
-            Mutation::SetAttr { .. } | Mutation::SetSize { .. } | Mutation::Punch { .. } => {
-                [None, None]
-            }
+            Mutation::SetAttr { .. }
+            | Mutation::SetSize { .. }
+            | Mutation::Punch { .. }
+            | Mutation::SetXattr { .. }
+            | Mutation::RemoveXattr { .. } => [None, None],
         };
         dirs.map(|dir| {
             let dir = dir.filter(|dir| self.core().rights.holds(session, *dir))?;

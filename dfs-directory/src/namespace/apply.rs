@@ -4,7 +4,7 @@ use super::inodes::{Done, settle};
 use super::records::{ChangedRecord, Effect};
 use super::{
     Changed, NamespaceCommand, NamespaceOutcome, attributes, create, dirs, format, intents, link,
-    rename, size,
+    rename, size, xattrs,
 };
 use crate::session::{ledger, read::check_alive};
 use crate::state::tables::{TableError, Write};
@@ -142,5 +142,21 @@ fn mutate(
             modified,
         } => size::set(tables, now, *inode, *size, *modified),
         M::Punch { inode, from, to } => size::punch(tables, now, *inode, *from..*to),
+        M::SetXattr {
+            inode,
+            name,
+            value,
+            only,
+            drop_setgid,
+        } => {
+            let new = xattrs::NewValue {
+                name,
+                value,
+                only: *only,
+                drop_setgid: *drop_setgid,
+            };
+            xattrs::set(tables, now, *inode, &new)
+        }
+        M::RemoveXattr { inode, name } => xattrs::remove(tables, now, *inode, name),
     }
 }

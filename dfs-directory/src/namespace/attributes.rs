@@ -4,6 +4,7 @@
 
 use super::inodes::{self, Done, GROUP_EXECUTE, SETGID, SETUID};
 use super::records::{Effect, InodeRecord, StoredTime};
+use super::xattrs;
 use crate::state::tables::Write;
 use dfs_proto::attr::{SetAttr, SetTime, Timestamp};
 use dfs_proto::error::ErrorCode;
@@ -22,6 +23,7 @@ pub(super) fn set(
     }
     if let Some(mode) = set.mode {
         record.mode = mode;
+        xattrs::follow_mode(tables, inode, &record)?;
     }
     if let Some(uid) = set.uid {
         record.uid = uid;

@@ -2,9 +2,10 @@
 
 use super::inodes::{self, Done, Draft};
 use super::records::{Effect, InodeRecord, StoredKind};
-use super::{entries, keys};
+use super::xattrs::Inherited;
+use super::{entries, keys, xattrs};
 use crate::session;
-use crate::state::tables::{Table, TableError, Write};
+use crate::state::tables::{Read, Table, TableError, Write};
 use dfs_proto::attr::{FileKind, Timestamp};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{InodeId, SessionId};
@@ -19,6 +20,19 @@ pub(super) struct NewInode<'a> {
     pub(super) name: &'a FileName,
     pub(super) mode: u16,
     pub(super) creator: Creator,
+}
+
+impl NewInode<'_> {
+    /// What it takes over from its dir, in place of the umask.
+    pub(super) fn inherit(
+        &self,
+        tables: &dyn Read,
+        dir: &InodeRecord,
+        kind: FileKind,
+    ) -> Result<Inherited, TableError> {
+        let umask = self.creator.umask;
+        xattrs::inherit(tables, (self.parent, dir), kind, self.mode, umask)
+    }
 }
 
 /// `open(O_CREAT)`. Without `exclusive`, a regular file that came up meanwhile is taken; anything
@@ -122,14 +136,22 @@ fn make(
     device: u64,
     size: u64,
 ) -> Done<(InodeId, InodeRecord)> {
+    let inherited = match kind {
+        // Its mode has no meaning, and it has no ACL.
+        FileKind::Symlink => None,
+        _ => Some(file.inherit(tables, &dir, kind)?),
+    };
     let draft = Draft {
         kind,
-        mode: file.mode,
+        mode: inherited.as_ref().map_or(file.mode, |taken| taken.mode),
         device,
         size,
         creator: file.creator,
     };
-    let (inode, record) = inodes::allocate(tables, now, (file.parent, &dir), draft)?;
+    let (inode, mut record) = inodes::allocate(tables, now, (file.parent, &dir), draft)?;
+    if let Some(inherited) = &inherited {
+        xattrs::give(tables, inode, &mut record, inherited)?;
+    }
     enter(
         tables,
         now,

@@ -5,7 +5,7 @@
 
 use super::inodes::{self, Done, Draft};
 use super::records::Effect;
-use super::{create, entries};
+use super::{create, entries, xattrs};
 use crate::state::tables::Write;
 use dfs_proto::attr::{FileKind, Timestamp};
 use dfs_proto::error::ErrorCode;
@@ -19,14 +19,16 @@ pub(super) fn make(
 ) -> Done<Effect> {
     let mut dir = create::check(tables, file)?;
     entries::check_free(tables, file.parent, file.name)?;
+    let inherited = file.inherit(tables, &dir, FileKind::Dir)?;
     let draft = Draft {
         kind: FileKind::Dir,
-        mode: file.mode,
+        mode: inherited.mode,
         device: 0,
         size: super::records::DIR_BYTES,
         creator: file.creator,
     };
-    let (inode, record) = inodes::allocate(tables, now, (file.parent, &dir), draft)?;
+    let (inode, mut record) = inodes::allocate(tables, now, (file.parent, &dir), draft)?;
+    xattrs::give(tables, inode, &mut record, &inherited)?;
     dir.links += 1;
     create::enter(
         tables,

@@ -39,6 +39,7 @@ pub(super) fn format(tables: &mut dyn Write, now: Timestamp, format: Format) -> 
         layout: inodes::layout(&stored, ROOT),
         parent: ROOT.0,
         next_cookie: FIRST_COOKIE,
+        xattrs: 0,
     };
     let mut counters = inodes::counters(tables)?;
     counters.next_inode = ROOT.0 + 1;

@@ -3,6 +3,8 @@
 //! Reads everything into memory: for tests, the simulation, and a stopped member; not for a
 //! serving one. It repairs nothing: what it finds is a defect of the operations, not of a disk.
 
+mod xattrs;
+
 use super::keys;
 use super::records::{
     CountersRecord, DIR_BYTES, EntryRecord, FIRST_COOKIE, InodeRecord, IntentRecord, StoredKind,
@@ -70,6 +72,8 @@ pub enum Problem {
     UnlistedOrphan { inode: InodeId },
     /// A symlink without its target, or a target without its symlink.
     WrongTarget { inode: InodeId },
+    /// Extended attributes that do not fit their inode.
+    WrongXattrs { inode: InodeId, why: &'static str },
     /// An intent of a generation that its inode has not reached, or for one that is not there.
     StrayIntent {
         inode: InodeId,
@@ -87,6 +91,7 @@ struct Contents {
     orphans: BTreeSet<InodeId>,
     intents: BTreeSet<(InodeId, Generation)>,
     targets: BTreeMap<InodeId, usize>,
+    xattrs: BTreeMap<InodeId, xattrs::Stored>,
 }
 
 /// Checks everything.
@@ -104,6 +109,7 @@ pub fn fsck(tables: &dyn Read) -> Result<Report, TableError> {
     check_links(&contents, found);
     check_reach(&contents, found);
     check_leftovers(&contents, found);
+    xattrs::check(&contents, found);
     let counters: Option<CountersRecord> = load_record(tables, Table::Meta, keys::COUNTERS)?;
     check_counters(&contents, counters, found);
     Ok(report)
@@ -138,6 +144,9 @@ fn collect(tables: &dyn Read, found: &mut Vec<Problem>) -> Result<Contents, Tabl
     each(tables, Table::Targets, found, |key, value| {
         all.targets.insert(keys::read_inode(key)?, value.len());
         Some(())
+    })?;
+    each(tables, Table::Xattrs, found, |key, value| {
+        xattrs::take(&mut all.xattrs, key, value)
     })?;
     Ok(all)
 }

@@ -1,9 +1,9 @@
 //! Inode records in the tables, and how an operation stops.
 
-use super::keys;
 use super::records::{
     CountersRecord, FIRST_COOKIE, FormatRecord, InodeRecord, StoredKind, StoredLayout,
 };
+use super::{keys, xattrs};
 use crate::state::record::{load_record, store_record};
 use crate::state::tables::{Read, Table, TableError, Write};
 use dfs_proto::attr::{FileKind, Timestamp};
@@ -128,6 +128,7 @@ pub(super) fn allocate(
         layout: layout(&format, inode),
         parent: if is_dir { parent.0 } else { 0 },
         next_cookie: if is_dir { FIRST_COOKIE } else { 0 },
+        xattrs: 0,
     };
     Ok((inode, record))
 }
@@ -199,6 +200,7 @@ pub(super) fn remove_orphan(
     if record.kind == StoredKind::Symlink {
         tables.delete(Table::Targets, &key)?;
     }
+    xattrs::remove_all(tables, inode, record)?;
     let mut counters = counters(tables)?;
     counters.inodes = counters.inodes.saturating_sub(1);
     put_counters(tables, &counters)

@@ -6,9 +6,11 @@
 //! | `Entries` | parent, name | a dir's names together, by bytes |
 //! | `Cookies` | parent, cookie | a dir's listing, in its order |
 //! | `Intents` | inode, generation | an inode's cuts in the order they must be made |
+//! | `Xattrs` | inode, name | an inode's attributes together, after a record of their room |
 //! | `Meta` | the words below | |
 
 use dfs_proto::ids::{Generation, InodeId};
+use dfs_proto::xattr::XattrName;
 
 /// `Meta`: what the cluster was formatted with.
 pub(super) const FORMAT: &[u8] = b"format";
@@ -33,6 +35,11 @@ pub(super) fn cookie(parent: InodeId, cookie: u64) -> [u8; 16] {
 
 pub(super) fn intent(inode: InodeId, generation: Generation) -> [u8; 16] {
     pair(inode.0, generation.0)
+}
+
+/// An extended attribute of an inode.
+pub(super) fn xattr(inode: InodeId, name: &XattrName) -> Vec<u8> {
+    entry(inode, &name.to_bytes())
 }
 
 fn pair(high: u64, low: u64) -> [u8; 16] {
@@ -60,6 +67,16 @@ pub(super) fn read_cookie(key: &[u8]) -> Option<(InodeId, u64)> {
 pub(super) fn read_intent(key: &[u8]) -> Option<(InodeId, Generation)> {
     let (inode, generation) = read_pair(key)?;
     Some((InodeId(inode), Generation(generation)))
+}
+
+/// Reads an `xattr` key; without a name it is that of the record of their room.
+pub(super) fn read_xattr(key: &[u8]) -> Option<(InodeId, Option<XattrName>)> {
+    let (inode, name) = read_entry(key)?;
+    let name = match name {
+        [] => None,
+        name => Some(XattrName::new(name).ok()?),
+    };
+    Some((inode, name))
 }
 
 fn read_pair(key: &[u8]) -> Option<(u64, u64)> {

@@ -12,6 +12,7 @@
 //! | `link` | link, unlink |
 //! | `rename` | rename, exchange |
 //! | `attributes` | chmod, chown, utimens |
+//! | `xattrs`, `acl` | extended attributes, what ACLs have to do with modes |
 //! | `size` | truncate, extend, pushes of the lease holder, settling after a dead session |
 //! | `intents` | ends of cuts and frees, freeing of orphans |
 //! | `format` | the root dir and the defaults of a new cluster |
@@ -22,6 +23,7 @@
 //! An operation checks everything before it writes anything: a refused one leaves no trace but
 //! its remembered answer.
 
+mod acl;
 mod apply;
 mod attributes;
 mod create;
@@ -39,6 +41,7 @@ pub mod read;
 mod records;
 mod rename;
 mod size;
+mod xattrs;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 
 use super::inodes::{self, Done, settle};
 use super::records::{EntryRecord, FormatRecord, IntentRecord, StoredKind};
-use super::{Format, Intent, entries, keys};
+use super::{Format, Intent, entries, keys, xattrs};
 use crate::state::record::{decode_record, load_record};
 use crate::state::tables::{Read, Table, TableError, scan_prefix};
 use dfs_proto::attr::{DirEntry, FileAttr, Keep};
@@ -14,6 +14,7 @@ use dfs_proto::ids::{Generation, InodeId};
 use dfs_proto::limits::DIR_PAGE_ENTRIES_MAX;
 use dfs_proto::msg::namespace::{DirPage, DirPageEntry};
 use dfs_proto::name::FileName;
+use dfs_proto::xattr::XattrName;
 use std::ops::ControlFlow;
 
 /// The answer of a read, or why there is none; around it, whether the tables failed.
@@ -81,6 +82,26 @@ pub fn dir_is_empty(tables: &dyn Read, inode: InodeId) -> Result<bool, TableErro
 /// The target of a symlink; `InvalidArgument` for anything else.
 pub fn readlink(tables: &dyn Read, inode: InodeId) -> Answer<Vec<u8>> {
     settle(target(tables, inode))
+}
+
+/// The value of an extended attribute; `NoSuchAttribute` if there is none.
+pub fn xattr(tables: &dyn Read, inode: InodeId, name: &XattrName) -> Answer<Vec<u8>> {
+    settle(find_xattr(tables, inode, name))
+}
+
+fn find_xattr(tables: &dyn Read, inode: InodeId, name: &XattrName) -> Done<Vec<u8>> {
+    inodes::get(tables, inode)?;
+    Ok(xattrs::find(tables, inode, name)?.ok_or(ErrorCode::NoSuchAttribute)?)
+}
+
+/// The names of the extended attributes of an inode.
+pub fn xattr_names(tables: &dyn Read, inode: InodeId) -> Answer<Vec<XattrName>> {
+    settle(list_xattrs(tables, inode))
+}
+
+fn list_xattrs(tables: &dyn Read, inode: InodeId) -> Done<Vec<XattrName>> {
+    inodes::get(tables, inode)?;
+    Ok(xattrs::names(tables, inode)?)
 }
 
 fn target(tables: &dyn Read, inode: InodeId) -> Done<Vec<u8>> {

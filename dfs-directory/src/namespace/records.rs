@@ -4,6 +4,7 @@ use crate::state::record::Record;
 use dfs_proto::attr::{FileAttr, FileKind, Timestamp};
 use dfs_proto::ids::{ClusterId, Generation, GroupId, InodeId};
 use dfs_proto::layout::FileLayout;
+use dfs_proto::xattr::{XattrKinds, XattrName};
 use serde::{Deserialize, Serialize};
 
 /// Size that every dir shows, as on ext4.
@@ -117,10 +118,12 @@ pub(super) struct InodeRecord {
     pub(super) parent: u64,
     /// Dirs: the cookie of the next entry; only rises. Else 0.
     pub(super) next_cookie: u64,
+    /// The kinds of extended attributes that it has.
+    pub(super) xattrs: u8,
 }
 
 impl Record for InodeRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "inode";
 }
 
@@ -150,7 +153,40 @@ impl InodeRecord {
             changed: self.changed.into(),
             generation: Generation(self.generation),
             layout: self.layout.into(),
+            xattrs: XattrKinds::from_bits(self.xattrs),
         }
+    }
+}
+
+/// How much room the extended attributes of an inode take, if it has any.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct XattrsRecord {
+    /// A list of their names, a NUL after each.
+    pub(super) name_bytes: u32,
+    pub(super) value_bytes: u32,
+    /// How many are of no kind of their own.
+    pub(super) others: u32,
+}
+
+impl Record for XattrsRecord {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "extended attributes";
+}
+
+impl XattrsRecord {
+    /// One more.
+    pub(super) fn add(&mut self, name: &XattrName, value_bytes: usize) {
+        self.name_bytes += name.byte_len() as u32 + 1;
+        self.value_bytes += value_bytes as u32;
+        self.others += u32::from(name.kind() == XattrKinds::OTHER);
+    }
+
+    /// One less, which was counted before.
+    pub(super) fn take(&mut self, name: &XattrName, value_bytes: usize) {
+        self.name_bytes = self.name_bytes.saturating_sub(name.byte_len() as u32 + 1);
+        self.value_bytes = self.value_bytes.saturating_sub(value_bytes as u32);
+        let others = u32::from(name.kind() == XattrKinds::OTHER);
+        self.others = self.others.saturating_sub(others);
     }
 }
 
@@ -255,7 +291,7 @@ pub(super) struct ChangedRecord {
 }
 
 impl Record for ChangedRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "namespace outcome";
 }
 

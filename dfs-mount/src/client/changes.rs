@@ -33,7 +33,21 @@ fn names_of(mutation: &Mutation) -> Vec<(InodeId, FileName)> {
             new_name,
             ..
         } => vec![(*parent, name.clone()), (*new_parent, new_name.clone())],
-        Mutation::SetAttr { .. } | Mutation::SetSize { .. } | Mutation::Punch { .. } => Vec::new(),
+        Mutation::SetAttr { .. }
+        | Mutation::SetSize { .. }
+        | Mutation::Punch { .. }
+        | Mutation::SetXattr { .. }
+        | Mutation::RemoveXattr { .. } => Vec::new(),
+    }
+}
+
+/// The inode whose attributes, or extended ones, a mutation is about.
+fn attributes_of(mutation: &Mutation) -> Option<InodeId> {
+    match mutation {
+        Mutation::SetAttr { inode, .. }
+        | Mutation::SetXattr { inode, .. }
+        | Mutation::RemoveXattr { inode, .. } => Some(*inode),
+        _ => None,
     }
 }
 
@@ -59,7 +73,11 @@ fn names_after(mutation: &Mutation, mutated: &Mutated) -> Vec<Name> {
                 false => vec![Name::Absent, is],
             }
         }
-        Mutation::SetAttr { .. } | Mutation::SetSize { .. } | Mutation::Punch { .. } => Vec::new(),
+        Mutation::SetAttr { .. }
+        | Mutation::SetSize { .. }
+        | Mutation::Punch { .. }
+        | Mutation::SetXattr { .. }
+        | Mutation::RemoveXattr { .. } => Vec::new(),
     }
 }
 
@@ -98,10 +116,10 @@ impl Core {
                 for (dir, name) in names_of(&mutation) {
                     dirs.changed_here(dir, &[(name, Name::Unknown)], None, since.names);
                 }
-                if let Mutation::SetAttr { inode, .. } = &mutation {
-                    dirs.unlearn_attr(*inode);
+                if let Some(inode) = attributes_of(&mutation) {
+                    dirs.unlearn_attr(inode);
                     drop(dirs);
-                    self.note_attr(*inode, None, since);
+                    self.note_attr(inode, None, since);
                 }
                 Err(error)
             }
@@ -151,8 +169,10 @@ impl Core {
                 }
             }
             match (mutation, mutated.attr) {
-                (Mutation::SetAttr { inode, .. }, Some(attr)) if attr.kind == FileKind::Dir => {
-                    dirs.changed_here(*inode, &[], Some(attr), since.names);
+                (change, Some(attr))
+                    if attributes_of(change).is_some() && attr.kind == FileKind::Dir =>
+                {
+                    dirs.changed_here(attr.inode, &[], Some(attr), since.names);
                 }
                 (Mutation::RemoveDir { .. }, Some(attr)) => dirs.removed(attr.inode),
                 (Mutation::Rename { flags, .. }, attr) => {

@@ -156,6 +156,12 @@ impl InodeState {
         self.data.as_ref().filter(|_| known).map(Authority::attr)
     }
 
+    /// All attributes, if they are known under the lease that is held, also while it is wanted back.
+    pub(super) fn attr_under_lease(&self) -> Option<FileAttr> {
+        let known = self.attr_true && self.lease.held().is_some();
+        self.data.as_ref().filter(|_| known).map(Authority::attr)
+    }
+
     /// The directory records an open in this life of the session.
     pub(super) fn open_in(&mut self, life: u64) {
         self.open_at_directory = true;

@@ -10,7 +10,7 @@
 //! | pure machines | `logic` |
 //! | directory | `link` (connection, heartbeats, right to cache), `session`, `call` (retries), `reclaim`, `callbacks` |
 //! | file servers | `servers`, `map_cache`, `chunk_io` |
-//! | operations | `names`, `changes`, `opens`, `read`, `write`, `punch`, `sync`, `push`, `locks` |
+//! | operations | `names`, `changes`, `opens`, `read`, `write`, `punch`, `sync`, `push`, `locks`, `xattrs`, `privileges` |
 //!
 //! Everything may be called from any task of any tokio runtime. Futures may be dropped: a read
 //! ends there, a change goes on in the background until its outcome is known. A lock wait that is
@@ -35,6 +35,7 @@ mod names;
 mod opens;
 mod ordering;
 mod patience;
+mod privileges;
 mod punch;
 mod push;
 mod reach;
@@ -48,6 +49,7 @@ mod sync;
 mod together;
 mod types;
 mod write;
+mod xattrs;
 
 #[cfg(test)]
 mod tests;
@@ -59,9 +61,10 @@ pub use locks::Cancel;
 pub use logic::{
     authority, chunk_op, dir_cache, filled, gate, held_locks, lease, recall, stream, window,
 };
+pub use privileges::{Keeps, Writer};
 pub use types::{
     Allocate, AttrAnswer, ClientOptions, Created, EntryAnswer, Handle, Listed, ListedEntry,
-    LockRequest, OpenMode, ReadData, ReadMode, WriteAt, WriteMode,
+    LockRequest, OpenMode, ReadData, ReadMode, WriteAt, WriteMode, XattrValue,
 };
 
 use self::core::Core;
@@ -72,6 +75,7 @@ use dfs_proto::lock::{HeldLock, LockKind, LockRange, LockSpace};
 use dfs_proto::msg::namespace::Mutation;
 use dfs_proto::name::FileName;
 use dfs_proto::payload::Payload;
+use dfs_proto::xattr::{SetXattrIf, XattrName};
 use held_locks::OwnerKey;
 use start::Threads;
 use std::sync::Arc;
@@ -179,6 +183,46 @@ impl Client {
             self.core.set_attr(inode, set).await
         };
         self.limited(change).await
+    }
+
+    /// Whether it is known here that the inode does not have this extended attribute.
+    pub fn lacks_xattr(&self, inode: InodeId, name: &XattrName) -> bool {
+        self.core.lacks_xattr(inode, name)
+    }
+
+    /// The value of an extended attribute.
+    pub async fn get_xattr(&self, inode: InodeId, name: XattrName) -> Result<XattrValue> {
+        self.limited(self.core.get_xattr(inode, name)).await
+    }
+
+    /// The names of all extended attributes.
+    pub async fn list_xattrs(&self, inode: InodeId) -> Result<Vec<XattrName>> {
+        self.limited(self.core.list_xattrs(inode)).await
+    }
+
+    /// Sets an extended attribute. `drop_setgid`: an access ACL set by somebody who may not keep
+    /// the setgid bit takes it away.
+    pub async fn set_xattr(
+        &self,
+        inode: InodeId,
+        name: XattrName,
+        value: Vec<u8>,
+        only: SetXattrIf,
+        drop_setgid: bool,
+    ) -> Result<()> {
+        let mutation = Mutation::SetXattr {
+            inode,
+            name,
+            value,
+            only,
+            drop_setgid,
+        };
+        self.limited(self.core.change_xattr(inode, mutation)).await
+    }
+
+    pub async fn remove_xattr(&self, inode: InodeId, name: XattrName) -> Result<()> {
+        let mutation = Mutation::RemoveXattr { inode, name };
+        self.limited(self.core.change_xattr(inode, mutation)).await
     }
 
     pub async fn readlink(&self, inode: InodeId) -> Result<Vec<u8>> {
@@ -357,9 +401,16 @@ impl Client {
         at: WriteAt,
         data: Payload,
         mode: WriteMode,
+        writer: Writer,
     ) -> Result<usize> {
-        let write = self.core.write(handle.0.clone(), at, data, mode);
+        let write = self.core.write(handle.0.clone(), at, data, mode, writer);
         self.limited(write).await
+    }
+
+    /// Takes away what the writer may not keep of a file that it is about to change by other means
+    /// than a write, which does so by itself.
+    pub async fn drop_privileges(&self, inode: InodeId, writer: &Writer) -> Result<()> {
+        self.limited(self.core.drop_privileges(inode, writer)).await
     }
 
     /// Plain `fallocate`, with or without keeping the size.

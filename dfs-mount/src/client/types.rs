@@ -171,6 +171,16 @@ impl std::ops::Deref for ReadData {
     }
 }
 
+/// The value of an extended attribute. If the kernel keeps it, the right to that is held until
+/// this is dropped: reply first, then drop it.
+#[derive(Debug)]
+pub struct XattrValue {
+    /// `None`: there is none.
+    pub value: Option<Vec<u8>>,
+    #[expect(dead_code, reason = "held, not looked at")]
+    pub(super) right: Option<LeaseUse>,
+}
+
 /// A lock request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LockRequest {

@@ -7,6 +7,7 @@ use super::guard::lock;
 use super::inode::Inode;
 use super::lasting::Lasting;
 use super::opens::Open;
+use super::privileges::Writer;
 use super::read::{data_of, pieces};
 use super::session::Session;
 use super::types::{Allocate, WriteAt, WriteMode};
@@ -35,9 +36,10 @@ impl Core {
         at: WriteAt,
         data: Payload,
         mode: WriteMode,
+        writer: Writer,
     ) -> Result<usize> {
         let core = self.clone();
-        let write = async move { core.write_now(&open, at, data, mode).await };
+        let write = async move { core.write_now(&open, at, data, mode, &writer).await };
         Lasting::new(&self.data, write).await
     }
 
@@ -47,6 +49,7 @@ impl Core {
         at: WriteAt,
         data: Payload,
         mode: WriteMode,
+        writer: &Writer,
     ) -> Result<usize> {
         let inode = &open.inode;
         let launder = mode == WriteMode::Launder;
@@ -81,6 +84,11 @@ impl Core {
             inode.check(open.opened_at)?;
             if launder {
                 check_launder(inode)?;
+            }
+            if !self.may_write(inode, writer) && !data.is_empty() {
+                drop((_turn, right));
+                self.drop_privileges(inode.id, writer).await?;
+                continue;
             }
             let offset = match (at, wanted) {
                 (WriteAt::Offset(offset), _) => offset,

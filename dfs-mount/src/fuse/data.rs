@@ -1,18 +1,24 @@
 //! Opening, reading and writing files.
 
-use super::adapter::{GENERATION, creator};
 use super::caches::{CachedRead, Serve};
 use super::caller::Ends;
 use super::convert;
+use super::entries::GENERATION;
 use super::handles::Opened;
 use super::interrupt::until_interrupted;
+use super::privileges::writer;
 use super::serve::{Adapter, INTERRUPTED};
-use crate::client::{Created, Handle, OpenMode, ReadMode, WriteAt, WriteMode};
+use crate::client::{Allocate, Created, Handle, OpenMode, ReadMode, WriteAt, WriteMode, Writer};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::InodeId;
+use dfs_proto::msg::namespace::Creator;
 use dfs_proto::name::FileName;
 use dfs_proto::payload::Payload;
-use fuser::{FileHandle, FopenFlags, ReplyCreate, ReplyData, ReplyOpen, ReplyWrite, Request};
+use fuser::{
+    FileHandle, FopenFlags, ReplyCreate, ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite, Request,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A WRITE as it came.
 #[derive(Debug)]
@@ -60,15 +66,16 @@ impl Adapter {
     pub(super) fn start_create(
         &self,
         request: &Request,
-        parent: InodeId,
-        name: Result<FileName>,
+        (parent, name): (InodeId, Result<FileName>),
+        creator: Creator,
         mode: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         let (client, handles) = (self.client.clone(), self.handles.clone());
         let (replier, caches) = (self.client.clone(), self.caches.clone());
-        let (creator, mode) = (creator(request), convert::permission_bits(mode));
+        let mode = convert::permission_bits(mode);
+        self.caches.told.dir_locked(parent);
         let exclusive = flags & libc::O_EXCL != 0;
         let work = async move {
             let open = open_mode(flags);
@@ -159,6 +166,11 @@ impl Adapter {
         reply: ReplyWrite,
     ) {
         let (client, caches) = (self.client.clone(), self.caches.clone());
+        let looked = Arc::new(AtomicBool::new(false));
+        let writer = match write.launder {
+            true => Writer::KERNEL,
+            false => writer(request, &looked),
+        };
         let work = async move {
             let handle = handle?;
             let IncomingWrite {
@@ -174,7 +186,11 @@ impl Adapter {
                 (false, true) => (WriteAt::End, WriteMode::Normal),
                 (false, false) => (WriteAt::Offset(offset), WriteMode::Normal),
             };
-            let written = client.write(&handle, at, data, mode).await?;
+            let written = client.write(&handle, at, data, mode, writer).await?;
+            if looked.load(Ordering::Relaxed) {
+                // The mode may be another one now; the kernel of the writer does not know that.
+                caches.forget_attr(inode);
+            }
             if !launder {
                 caches.write_served(inode);
                 match at {
@@ -195,5 +211,54 @@ impl Adapter {
         self.change_data(request, reply, work, |reply, written| {
             reply.written(written)
         });
+    }
+
+    pub(super) fn start_fsync(
+        &self,
+        request: &Request,
+        handle: Result<Handle>,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        let client = self.client.clone();
+        let work = async move {
+            match data_only {
+                true => client.fdatasync(&handle?).await,
+                false => client.fsync(&handle?).await,
+            }
+        };
+        self.change_data(request, reply, work, |reply, ()| reply.ok());
+    }
+
+    pub(super) fn start_allocate(
+        &self,
+        request: &Request,
+        handle: Result<Handle>,
+        (offset, len): (u64, u64),
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        const HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let (client, caches) = (self.client.clone(), self.caches.clone());
+        let looked = Arc::default();
+        let writer = writer(request, &looked);
+        let work = async move {
+            let handle = handle?;
+            client.drop_privileges(handle.inode(), &writer).await?;
+            if looked.load(Ordering::Relaxed) {
+                caches.forget_attr(handle.inode());
+            }
+            let range = Allocate {
+                offset,
+                len,
+                keep_size: mode != 0,
+            };
+            match mode {
+                0 | libc::FALLOC_FL_KEEP_SIZE => client.allocate(&handle, range).await,
+                HOLE => client.punch(&handle, range).await,
+                _ => Err(Error::from(ErrorCode::Unsupported)),
+            }
+        };
+        self.change_data(request, reply, work, |reply, ()| reply.ok());
     }
 }

@@ -14,7 +14,6 @@
 //! | a name | LOOKUP holds its dir locked, and the drop of a name waits for that; an epoch is read before the request |
 //! | the names of a listing | the same lock; but the epoch is read after the reply, so an epoch counts only when the listing is known to be taken in |
 
-use super::adapter::GENERATION;
 use super::caches::Caches;
 use super::convert;
 use super::notify::Dropped;
@@ -23,10 +22,13 @@ use crate::client::{AttrAnswer, Client, EntryAnswer};
 use dfs_proto::ids::{InodeId, ROOT};
 use dfs_proto::name::FileName;
 use dfs_proto::timing::{CACHE_RIGHT, DRIFT_MARGIN};
-use fuser::{Errno, ReplyAttr, ReplyEntry};
+use fuser::{Errno, Generation, ReplyAttr, ReplyEntry};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
+
+/// Inode numbers are never reused.
+pub(super) const GENERATION: Generation = Generation(0);
 
 /// How long the drop of a name may wait for the lock of its dir. A request in the dir may hold it
 /// that waits for another mount, which waits for us.
@@ -163,6 +165,14 @@ impl Caches {
             && begun.elapsed() < RUN_OUT
         {
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Has the kernel ask for the attributes of an inode again.
+    pub(super) fn forget_attr(&self, inode: InodeId) {
+        if let Some(notify) = self.notify() {
+            // What it does not have it need not drop.
+            let _ = notify.inode(inode, -1, 0);
         }
     }
 

@@ -1,9 +1,9 @@
 //! An open dir: what a page of the directory holds and the kernel's buffer had no room for is
 //! kept for the kernel's next request, which goes on where the last one ended.
 
-use super::adapter::GENERATION;
 use super::caller::Ends;
 use super::convert;
+use super::entries::GENERATION;
 use super::interrupt::until_interrupted;
 use super::serve::{Adapter, INTERRUPTED, Refuse};
 use crate::client::{Client, ListedEntry};

@@ -2,28 +2,36 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | `adapter` | the library's callbacks -> calls of the client core |
-//! | `serve`, `data`, `listing` | how a request is served; files; dirs |
+//! | `init`, `adapter` | what is agreed on with the kernel; the library's callbacks |
+//! | `serve` | how a request is served |
+//! | `names`, `attributes`, `xattrs`, `listing` | names, attributes, extended ones and ACLs, dirs |
+//! | `data`, `closing` | open files, and the end of them |
 //! | `caches` | the kernel's cached pages: recalls and invalidations |
 //! | `entries`, `notify` | its cached names and attributes; what it is told to drop |
 //! | `locks` | which lock call it is, waiting for locks |
-//! | `caller`, `interrupt` | signals of the calling thread |
+//! | `caller`, `interrupt`, `privileges` | signals of the calling thread; what it may do |
 //! | `handles` | open files and dirs |
 //! | `convert` | types of the wire <-> types of the library |
 
 mod adapter;
+mod attributes;
 mod caches;
 mod caller;
+mod closing;
 mod convert;
 mod data;
 mod entries;
 mod handles;
+mod init;
 mod interrupt;
 mod listing;
 mod locks;
+mod names;
 mod notify;
+mod privileges;
 mod range_owners;
 mod serve;
+mod xattrs;
 
 use crate::cli::Options;
 use crate::client::Client;
@@ -117,7 +125,7 @@ pub(crate) fn mount(
 
 /// Pages of the largest request, for `allow_large_requests`.
 #[cfg(target_os = "linux")]
-const REQUEST_PAGES: usize = adapter::WRITE_BYTES_MAX as usize / recall::PAGE_BYTES as usize;
+const REQUEST_PAGES: usize = init::WRITE_BYTES_MAX as usize / recall::PAGE_BYTES as usize;
 
 /// Lets the kernel send requests of more than 1 MiB (Linux 6.12 on; the default is 256 pages). It
 /// is one setting for all FUSE mounts, each of which still has to ask for as much; it is only

@@ -15,7 +15,7 @@ use dfs_proto::ids::InodeId;
 use fuser::{
     Errno, FileHandle, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyOpen, ReplyStatfs, ReplyWrite,
-    Request,
+    ReplyXattr, Request,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -54,7 +54,8 @@ refuse!(
     ReplyLock,
     ReplyOpen,
     ReplyStatfs,
-    ReplyWrite
+    ReplyWrite,
+    ReplyXattr
 );
 
 pub(super) fn inode(number: INodeNo) -> InodeId {

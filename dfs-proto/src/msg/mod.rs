@@ -33,6 +33,8 @@
 //! | `size` of `SetSize` and `SizeTimes` | `<= FILE_BYTES_MAX` |
 //! | `from`, `to` of `Punch` and `CutInode` | `from < to` |
 //! | `target` of `Symlink` | not empty, no NUL, `<= SYMLINK_BYTES_MAX` |
+//! | `name`, `value` of `SetXattr` | `<= XATTR_NAME_BYTES_MAX`, `<= XATTR_VALUE_BYTES_MAX`; an ACL is one |
+//! | `umask` of `Creator` | only the bits `0o777` count |
 //! | `items_max`, `entries_max` | capped by the page limits of `limits`, and at least 1 |
 //! | host names, mount points, addresses, reasons | length, before they are stored; control characters, before they are logged |
 //! | `ClusterMap`, `GroupConfig` | `groups` in order, `members` and `in_sync` within `REPLICAS_MAX` and distinct, the primary among them |

@@ -5,6 +5,7 @@ use super::session::{LeaseGrant, Stamp};
 use crate::attr::{DirEntry, FileAttr, FileKind, Keep, SetAttr, StatFs};
 use crate::ids::{InodeId, MapVersion};
 use crate::name::FileName;
+use crate::xattr::{SetXattrIf, XattrName};
 use serde::{Deserialize, Serialize};
 
 /// The name `name` in `parent`. The attributes are true at the answer (an exclusive holder
@@ -81,11 +82,27 @@ pub struct ReadLink {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct GetStatFs;
 
+/// The value of an extended attribute; `NoSuchAttribute` if there is none.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GetXattr {
+    pub inode: InodeId,
+    pub name: XattrName,
+}
+
+/// The names of all extended attributes of an inode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ListXattrs {
+    pub inode: InodeId,
+}
+
 /// Who makes a new inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Creator {
     pub uid: u32,
     pub gid: u32,
+    /// Permission bits that the new inode does not get, unless its dir has a default ACL: that
+    /// takes its place.
+    pub umask: u16,
 }
 
 /// A change of the namespace. Permission was checked by the kernel (`default_permissions`).
@@ -172,6 +189,20 @@ pub enum Mutation {
         from: u64,
         to: u64,
     },
+    /// Sets an extended attribute. The permission bits of the mode follow an access ACL; one that
+    /// says no more than they can is not stored.
+    SetXattr {
+        inode: InodeId,
+        name: XattrName,
+        value: Vec<u8>,
+        only: SetXattrIf,
+        /// Access ACL: the caller may not keep the setgid bit (it is not of the file's group).
+        drop_setgid: bool,
+    },
+    RemoveXattr {
+        inode: InodeId,
+        name: XattrName,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -206,4 +237,6 @@ requests! {
     0x0204 ReadLink => Vec<u8>;
     0x0205 GetStatFs => StatFs;
     0x0206 Mutate => Mutated;
+    0x0207 GetXattr => Vec<u8>;
+    0x0208 ListXattrs => Vec<XattrName>;
 }

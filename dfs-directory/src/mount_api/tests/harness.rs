@@ -414,7 +414,11 @@ impl Mount {
             parent: ROOT,
             name: name(file),
             mode: 0o644,
-            creator: Creator { uid: 0, gid: 0 },
+            creator: Creator {
+                uid: 0,
+                gid: 0,
+                umask: 0,
+            },
             exclusive: false,
         })
         .await
@@ -428,7 +432,11 @@ impl Mount {
             kind: dfs_proto::attr::FileKind::Regular,
             mode: 0o644,
             device: 0,
-            creator: Creator { uid: 0, gid: 0 },
+            creator: Creator {
+                uid: 0,
+                gid: 0,
+                umask: 0,
+            },
         })
         .await
         .expect("made")

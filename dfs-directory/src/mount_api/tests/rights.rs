@@ -22,7 +22,11 @@ fn making(mount: &Mount, text: &str) -> dfs_proto::msg::namespace::Mutate {
         parent: ROOT,
         name: name(text),
         mode: 0o755,
-        creator: dfs_proto::msg::namespace::Creator { uid: 0, gid: 0 },
+        creator: dfs_proto::msg::namespace::Creator {
+            uid: 0,
+            gid: 0,
+            umask: 0,
+        },
     })
 }
 

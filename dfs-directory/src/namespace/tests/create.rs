@@ -175,7 +175,7 @@ fn modes_and_owners_that_there_are_not() {
     let mut cluster = Cluster::new();
     let nobody = Creator {
         uid: u32::MAX,
-        gid: 0,
+        ..ALICE
     };
     for (mode, creator) in [(0o10000, ALICE), (0o644, nobody)] {
         let refused = cluster.mutate(Mutation::Create {

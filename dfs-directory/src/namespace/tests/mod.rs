@@ -10,12 +10,15 @@ mod intents;
 mod link;
 mod listing;
 mod model;
+mod model_xattrs;
+mod operations;
 mod paths;
 mod random;
 mod rename;
 mod size;
+mod xattrs;
 
-use super::{Changed, Format, NamespaceCommand, NamespaceOutcome, fsck as check, read};
+use super::{Changed, Format, NamespaceCommand, NamespaceOutcome, acl, fsck as check, read};
 use crate::session::{self, SessionChanged, SessionCommand};
 use crate::state::memory::MemoryTables;
 use crate::state::tables::{self, Read, Table, Write};
@@ -31,6 +34,7 @@ use std::ops::ControlFlow;
 const ALICE: Creator = Creator {
     uid: 1000,
     gid: 100,
+    umask: 0,
 };
 
 fn name(text: &str) -> FileName {

@@ -1,6 +1,7 @@
 //! A small reference model of the namespace: a map of nodes, nothing stored that can be counted
 //! or searched for. Written from POSIX, not from the operations.
 
+use super::model_xattrs::ModelAcl;
 use dfs_proto::attr::{FileKind, SetAttr, SetTime, SizeTimes, Timestamp};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::msg::namespace::{Creator, RenameFlags};
@@ -22,6 +23,9 @@ pub(super) struct Node {
     pub(super) modified: Timestamp,
     pub(super) changed: Timestamp,
     pub(super) names: BTreeMap<String, Id>,
+    pub(super) xattrs: BTreeMap<String, Vec<u8>>,
+    pub(super) acl: Option<ModelAcl>,
+    pub(super) default_acl: Option<ModelAcl>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -46,7 +50,11 @@ impl Model {
             now,
             ..Self::default()
         };
-        let root = Creator { uid: 0, gid: 0 };
+        let root = Creator {
+            uid: 0,
+            gid: 0,
+            umask: 0,
+        };
         model.node(FileKind::Dir, 0o755, root);
         model
     }
@@ -65,6 +73,9 @@ impl Model {
             modified: self.now,
             changed: self.now,
             names: BTreeMap::new(),
+            xattrs: BTreeMap::new(),
+            acl: None,
+            default_acl: None,
         };
         self.nodes.insert(self.made, node);
         self.made
@@ -148,6 +159,9 @@ impl Model {
         holds(self.at(dir, name).is_none(), ErrorCode::Exists)?;
         let id = self.node(kind, mode, creator);
         let above = self.nodes[&dir].clone();
+        if kind != FileKind::Symlink {
+            self.edit(id).inherit(&above, creator.umask);
+        }
         if above.mode & 0o2000 != 0 {
             self.edit(id).gid = above.gid;
             if kind == FileKind::Dir {
@@ -272,7 +286,9 @@ impl Model {
             SetTime::Now => now,
             SetTime::At(time) => time,
         };
-        node.mode = set.mode.unwrap_or(node.mode);
+        if let Some(mode) = set.mode {
+            node.chmod(mode);
+        }
         node.uid = set.uid.unwrap_or(node.uid);
         node.gid = set.gid.unwrap_or(node.gid);
         node.accessed = set.accessed.map_or(node.accessed, time);

@@ -1,127 +1,15 @@
 //! Random operations: the real tables and the model answer alike and look alike after each.
 
 use super::model::{self, Model};
+use super::operations::{Op, Place, op};
 use super::*;
-use dfs_proto::attr::{FileKind, SetAttr, SetTime};
+use dfs_proto::attr::FileKind;
 use dfs_proto::ids::Generation;
 use dfs_proto::msg::namespace::DirPageEntry;
+use dfs_proto::xattr::SetXattrIf;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::BTreeMap;
-
-#[derive(Clone, Debug)]
-enum Op {
-    Make(Place, FileKind, u16, Creator),
-    Open(Place, u16),
-    Symlink(Place, Vec<u8>),
-    Link(Index, Place),
-    Unlink(Place),
-    Rmdir(Place),
-    Rename(Place, Place, RenameFlags),
-    SetAttr(Index, SetAttr),
-    SetSize(Index, u64, bool),
-    Punch(Index, u64, u64),
-    Push(Index, SizeTimes),
-    Settle(Index),
-    Free(Index),
-    CutDone(Index),
-}
-
-/// Any inode that ever was (so files as dirs, removed dirs and freed inodes come up too), and
-/// one of few names, so that they meet.
-type Place = (Index, &'static str);
-
-fn place() -> impl Strategy<Value = Place> {
-    (any::<Index>(), prop::sample::select(vec!["a", "b", "c"]))
-}
-
-fn creator() -> impl Strategy<Value = Creator> {
-    (0u32..3, 0u32..3).prop_map(|(uid, gid)| Creator { uid, gid })
-}
-
-fn time() -> impl Strategy<Value = Timestamp> {
-    (-9i64..9, 0u32..1_000_000_000).prop_map(|(seconds, nanoseconds)| Timestamp {
-        seconds,
-        nanoseconds,
-    })
-}
-
-fn set_time() -> impl Strategy<Value = SetTime> {
-    prop_oneof![Just(SetTime::Now), time().prop_map(SetTime::At)]
-}
-
-fn set_attr() -> impl Strategy<Value = SetAttr> {
-    let option = |some: std::ops::Range<u32>| prop::option::of(some);
-    (
-        prop::option::of(0u16..0o10000),
-        option(0..3),
-        option(0..3),
-        prop::option::of(set_time()),
-        prop::option::of(set_time()),
-    )
-        .prop_map(|(mode, uid, gid, accessed, modified)| SetAttr {
-            mode,
-            uid,
-            gid,
-            accessed,
-            modified,
-        })
-}
-
-fn push() -> impl Strategy<Value = SizeTimes> {
-    (
-        0u64..100,
-        0u64..4,
-        prop::option::of(time()),
-        prop::option::of(time()),
-        any::<bool>(),
-    )
-        .prop_map(|(size, generation, modified, accessed, wrote)| SizeTimes {
-            size,
-            generation: Generation(generation),
-            modified,
-            accessed,
-            wrote,
-        })
-}
-
-fn flags() -> impl Strategy<Value = RenameFlags> {
-    let flags = |no_replace, exchange| RenameFlags {
-        no_replace,
-        exchange,
-    };
-    prop_oneof![
-        6 => Just(flags(false, false)),
-        2 => Just(flags(false, true)),
-        1 => Just(flags(true, false)),
-        1 => Just(flags(true, true)),
-    ]
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let file = prop::sample::select(vec![FileKind::Regular, FileKind::Fifo]);
-    let index = any::<Index>;
-    prop_oneof![
-        5 => (place(), 0u16..0o10000, creator())
-            .prop_map(|(at, mode, by)| Op::Make(at, FileKind::Dir, mode, by)),
-        3 => (place(), file, 0u16..0o10000, creator())
-            .prop_map(|(at, kind, mode, by)| Op::Make(at, kind, mode, by)),
-        4 => (place(), 0u16..0o1000).prop_map(|(at, mode)| Op::Open(at, mode)),
-        2 => (place(), prop::collection::vec(1u8..255, 1..9))
-            .prop_map(|(at, to)| Op::Symlink(at, to)),
-        4 => (index(), place()).prop_map(|(i, at)| Op::Link(i, at)),
-        4 => place().prop_map(Op::Unlink),
-        4 => place().prop_map(Op::Rmdir),
-        9 => (place(), place(), flags()).prop_map(|(a, b, f)| Op::Rename(a, b, f)),
-        2 => (index(), set_attr()).prop_map(|(i, set)| Op::SetAttr(i, set)),
-        3 => (index(), 0u64..100, any::<bool>()).prop_map(|(i, s, m)| Op::SetSize(i, s, m)),
-        2 => (index(), 0u64..120, 0u64..120).prop_map(|(i, from, to)| Op::Punch(i, from, to)),
-        2 => (index(), push()).prop_map(|(i, push)| Op::Push(i, push)),
-        1 => index().prop_map(Op::Settle),
-        2 => index().prop_map(Op::Free),
-        1 => index().prop_map(Op::CutDone),
-    ]
-}
 
 struct Pair {
     real: Cluster,
@@ -229,6 +117,24 @@ impl Pair {
                 let real = self.real.mutate(Mutation::Punch { inode, from, to });
                 (real, self.model.punch(inode.0, from, to))
             }
+            Op::SetXattr(index, text, value, only) => {
+                let inode = pick(index);
+                let real = self.real.set_xattr(inode, text, value, *only);
+                (real, self.model.set_xattr(inode.0, text, value, *only))
+            }
+            Op::SetAcl(index, default, acl) => {
+                let inode = pick(index);
+                let which = ["access", "default"][usize::from(*default)];
+                let text = format!("system.posix_acl_{which}");
+                let always = SetXattrIf::Always;
+                let real = self.real.set_xattr(inode, &text, &acl.bytes(), always);
+                (real, self.model.set_acl(inode.0, *default, *acl))
+            }
+            Op::RemoveXattr(index, text) => {
+                let inode = pick(index);
+                let real = self.real.remove_xattr(inode, text);
+                (real, self.model.remove_xattr(inode.0, text))
+            }
             Op::Push(index, push) => {
                 let inode = pick(index);
                 let real = self.real.push(inode, *push);
@@ -301,6 +207,8 @@ impl Pair {
             "times of inode {id}"
         );
         assert_eq!(attr.links, self.model.links(id), "links of inode {id}");
+        let xattrs = self.real.all_xattrs(inode);
+        assert_eq!(xattrs, node.all_xattrs(), "attributes of inode {id}");
         match node.kind {
             FileKind::Symlink => {
                 let target = read::readlink(tables, inode).unwrap();

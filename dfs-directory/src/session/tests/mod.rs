@@ -69,7 +69,11 @@ fn create(
             parent: ROOT,
             name: FileName::new(text.as_bytes()).unwrap(),
             mode: 0o600,
-            creator: Creator { uid: 0, gid: 0 },
+            creator: Creator {
+                uid: 0,
+                gid: 0,
+                umask: 0,
+            },
             exclusive: true,
         },
     };

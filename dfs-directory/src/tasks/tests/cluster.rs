@@ -406,7 +406,11 @@ pub(super) async fn create_file(directory: &Directory) -> (SessionId, InodeId) {
         parent: dfs_proto::ids::ROOT,
         name: dfs_proto::name::FileName::new(b"f").unwrap(),
         mode: 0o644,
-        creator: dfs_proto::msg::namespace::Creator { uid: 0, gid: 0 },
+        creator: dfs_proto::msg::namespace::Creator {
+            uid: 0,
+            gid: 0,
+            umask: 0,
+        },
         exclusive: true,
     };
     let stamp = dfs_proto::msg::session::Stamp {

@@ -167,6 +167,7 @@ pub(in crate::client) fn test_attr(size: u64) -> FileAttr {
             first_group: GroupId(0),
             groups: 4,
         },
+        xattrs: Default::default(),
     }
 }
 

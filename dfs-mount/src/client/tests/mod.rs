@@ -5,6 +5,7 @@ mod names;
 mod reach;
 mod read_ahead;
 mod sync;
+mod xattrs;
 
 use super::guard::lock;
 use super::recall::OldRights;
@@ -75,7 +76,11 @@ fn name(text: &str) -> FileName {
 }
 
 async fn create(client: &Client, text: &str, mode: OpenMode) -> Handle {
-    let creator = Creator { uid: 0, gid: 0 };
+    let creator = Creator {
+        uid: 0,
+        gid: 0,
+        umask: 0,
+    };
     let created = client
         .create(ROOT, name(text), 0o644, creator, true, mode)
         .await
@@ -92,7 +97,9 @@ async fn open(client: &Client, text: &str, mode: OpenMode) -> Handle {
 
 async fn write(client: &Client, handle: &Handle, at: WriteAt, bytes: &[u8]) {
     let data = Payload::copy_from(bytes);
-    let written = client.write(handle, at, data, WriteMode::Normal).await;
+    let written = client
+        .write(handle, at, data, WriteMode::Normal, Writer::KERNEL)
+        .await;
     assert_eq!(written, Ok(bytes.len()));
 }
 
@@ -523,7 +530,13 @@ async fn stores_into_a_map_under_a_lost_lease_bury_nothing() {
     client.fsync(&mapped).await.expect("syncs");
     let stored = |text: &'static [u8]| {
         let page = Payload::copy_from(text);
-        client.write(&mapped, WriteAt::Offset(0), page, WriteMode::Launder)
+        client.write(
+            &mapped,
+            WriteAt::Offset(0),
+            page,
+            WriteMode::Launder,
+            Writer::KERNEL,
+        )
     };
     assert_eq!(stored(b"map").await, Ok(3));
     client.fsync(&mapped).await.expect("syncs");

@@ -83,7 +83,11 @@ impl Directory {
                 kind: FileKind::Regular,
                 mode: 0o644,
                 device: 0,
-                creator: Creator { uid: 0, gid: 0 },
+                creator: Creator {
+                    uid: 0,
+                    gid: 0,
+                    umask: 0,
+                },
             };
             match self.change_files(s, NamespaceCommand::Mutate { stamp, mutation }) {
                 Ok(Changed {

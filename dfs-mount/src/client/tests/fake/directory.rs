@@ -100,13 +100,30 @@ impl Service for Directory {
             GetAttr::METHOD => later::<GetAttr, _>(incoming, |r, _| async move {
                 fake.true_attr(r.session, r.inode).await.map(not_kept)
             }),
+            GetXattr::METHOD => later::<GetXattr, _>(incoming, |r, _| async move {
+                let mut state = lock(&fake.state);
+                state.xattr_questions += 1;
+                let value = state.xattrs.get(&(r.inode, r.name)).cloned();
+                Ok(value.ok_or(ErrorCode::NoSuchAttribute)?)
+            }),
+            ListXattrs::METHOD => later::<ListXattrs, _>(incoming, |r, _| async move {
+                let mut state = lock(&fake.state);
+                state.xattr_questions += 1;
+                let names = state.xattrs.keys().filter(|(inode, _)| *inode == r.inode);
+                Ok(names.map(|(_, name)| name.clone()).collect())
+            }),
             GetStatFs::METHOD => later::<GetStatFs, _>(incoming, |_, _| async move {
                 Ok(StatFs {
                     free_bytes: 1 << 30,
                     ..StatFs::default()
                 })
             }),
-            Mutate::METHOD => later::<Mutate, _>(incoming, |r, _| async move { fake.mutate(r) }),
+            Mutate::METHOD => later::<Mutate, _>(incoming, |r, _| async move {
+                if let Mutation::SetXattr { inode, .. } = &r.mutation {
+                    fake.clear_the_way(*inode, r.stamp.session).await;
+                }
+                fake.mutate(r)
+            }),
             _ => incoming.refuse_unknown(),
         }
     }
@@ -209,6 +226,22 @@ impl Fake {
                 }
             };
             self.recall(inode, victim.0, victim.1).await;
+        }
+    }
+
+    /// Takes the leases of other sessions away.
+    async fn clear_the_way(&self, inode: InodeId, session: SessionId) {
+        loop {
+            let victim = {
+                let state = lock(&self.state);
+                let holders = state.holders.get(&inode).into_iter().flatten();
+                let mut others = holders.filter(|(s, _)| **s != session);
+                others.next().map(|(s, (grant, _))| (*s, *grant))
+            };
+            let Some((session, grant)) = victim else {
+                return;
+            };
+            self.recall(inode, session, grant).await;
         }
     }
 
@@ -468,6 +501,17 @@ impl Fake {
                 attr.mode = set.mode.unwrap_or(attr.mode);
                 changed(Some(*attr))
             }
+            Mutation::SetXattr {
+                inode, name, value, ..
+            } => {
+                state.xattrs.insert((inode, name), value);
+                changed(Some(state.count_xattrs(inode)?))
+            }
+            Mutation::RemoveXattr { inode, name } => {
+                let removed = state.xattrs.remove(&(inode, name));
+                removed.ok_or(ErrorCode::NoSuchAttribute)?;
+                changed(Some(state.count_xattrs(inode)?))
+            }
             other => panic!("the fake knows no {other:?}"),
         };
         state.answers.insert(key, mutated);
@@ -476,6 +520,15 @@ impl Fake {
 }
 
 impl State {
+    fn count_xattrs(&mut self, inode: InodeId) -> Result<FileAttr> {
+        let names = self.xattrs.keys().filter(|(at, _)| *at == inode);
+        let kinds = names.map(|(_, name)| name.kind());
+        let kinds = kinds.fold(XattrKinds::NONE, XattrKinds::with);
+        let attr = self.inodes.get_mut(&inode).ok_or(ErrorCode::Stale)?;
+        attr.xattrs = kinds;
+        Ok(*attr)
+    }
+
     fn cut(&mut self, attr: &FileAttr) {
         for (key, chunk) in &mut self.chunks {
             if key.inode == attr.inode {
@@ -532,5 +585,6 @@ fn new_file(inode: InodeId, mode: u16) -> FileAttr {
             first_group: GroupId((inode.0 % 4) as u32),
             groups: 4,
         },
+        xattrs: Default::default(),
     }
 }

@@ -23,6 +23,7 @@ use dfs_proto::msg::session::*;
 use dfs_proto::name::FileName;
 use dfs_proto::payload::{Payload, block_checksums, verify_checksums};
 use dfs_proto::transport::{Connection, Identity, Incoming, Listener, Role, Service};
+use dfs_proto::xattr::{XattrKinds, XattrName};
 use directory::Directory;
 use servers::Server;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -64,6 +65,9 @@ pub(super) struct State {
     pub(super) synced: Vec<(ServerId, Vec<(ChunkIndex, Version)>)>,
     pub(super) mutations: u64,
     pub(super) lookups: u64,
+    xattrs: BTreeMap<(InodeId, XattrName), Vec<u8>>,
+    /// How often one, or a list of them, was asked for.
+    pub(super) xattr_questions: usize,
     /// Lookups give the right of their dir.
     pub(super) grants_names: bool,
 }

@@ -1,0 +1,119 @@
+//! Attributes: getattr, setattr, statfs.
+
+use super::convert;
+use super::privileges::writer;
+use super::serve::{Adapter, inode};
+use crate::client::AttrAnswer;
+use dfs_proto::attr::{SetAttr, SetTime};
+use dfs_proto::error::ErrorCode;
+use dfs_proto::ids::InodeId;
+use fuser::{FileHandle, INodeNo, ReplyAttr, ReplyStatfs, Request, TimeOrNow};
+use std::sync::Arc;
+
+const STATFS_BLOCK_BYTES: u32 = 4096;
+
+/// What a SETATTR is to change; `None` leaves it as it is.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) mode: Option<u32>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) size: Option<u64>,
+    pub(super) accessed: Option<TimeOrNow>,
+    pub(super) modified: Option<TimeOrNow>,
+}
+
+impl Wanted {
+    /// All but the size.
+    fn attributes(&self) -> SetAttr {
+        SetAttr {
+            mode: self.mode.map(convert::permission_bits),
+            uid: self.uid,
+            gid: self.gid,
+            accessed: self.accessed.map(convert::set_time),
+            // A truncation sets the time by itself; the kernel says so again.
+            modified: self
+                .modified
+                .map(convert::set_time)
+                .filter(|time| self.size.is_none() || *time != SetTime::Now),
+        }
+    }
+}
+
+impl Adapter {
+    /// Answers with attributes.
+    pub(super) fn attr(&self) -> impl FnOnce(ReplyAttr, AttrAnswer) + Send + 'static {
+        let (client, caches) = (self.client.clone(), self.caches.clone());
+        move |reply, answer| caches.reply_attr(&client, reply, &answer)
+    }
+
+    pub(super) fn start_getattr(&self, request: &Request, ino: InodeId, reply: ReplyAttr) {
+        let (client, caches) = (self.client.clone(), self.caches.clone());
+        if let Some(kept) = client.attr_kept(ino) {
+            return caches.reply_attr(&client, reply, &kept);
+        }
+        let handles = self.handles.clone();
+        let work = async move {
+            loop {
+                let answer = match client.getattr(ino).await {
+                    // The directory keeps no dirs for those who have them open.
+                    Err(e) if e.code == ErrorCode::Stale => {
+                        let removed = handles.removed_dir(ino).await.ok_or(e)?;
+                        return Ok(AttrAnswer::unprotected(removed));
+                    }
+                    answer => answer?,
+                };
+                // Answered in a recall they could be cached as fresh.
+                if !caches.settled(ino).await {
+                    return Ok(answer);
+                }
+            }
+        };
+        self.query(request, reply, work, self.attr());
+    }
+
+    pub(super) fn start_setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        handle: Option<FileHandle>,
+        wanted: &Wanted,
+        reply: ReplyAttr,
+    ) {
+        let (client, caches, ino) = (self.client.clone(), self.caches.clone(), inode(ino));
+        let (set, size) = (wanted.attributes(), wanted.size);
+        let handle = handle.map(|fh| self.file(fh)).transpose();
+        let writer = writer(request, &Arc::default());
+        let work = async move {
+            let handle = handle?;
+            if size.is_some() {
+                // The kernel says most of it in the mode, but not all.
+                client.drop_privileges(ino, &writer).await?;
+            }
+            let answer = client.setattr(ino, handle.as_ref(), set, size).await?;
+            if let Some(size) = size {
+                caches.written_beside(ino, size, u64::MAX - size).await;
+            }
+            Ok(answer)
+        };
+        self.change_cached(request, reply, vec![ino], work, self.attr());
+    }
+
+    pub(super) fn start_statfs(&self, request: &Request, reply: ReplyStatfs) {
+        let client = self.client.clone();
+        let work = async move { client.statfs().await };
+        self.query(request, reply, work, |reply, space| {
+            let block = u64::from(STATFS_BLOCK_BYTES);
+            reply.statfs(
+                space.total_bytes / block,
+                space.free_bytes / block,
+                space.free_bytes / block,
+                space.inodes + space.free_inodes,
+                space.free_inodes,
+                STATFS_BLOCK_BYTES,
+                dfs_proto::limits::NAME_BYTES_MAX as u32,
+                STATFS_BLOCK_BYTES,
+            );
+        });
+    }
+}
