@@ -89,22 +89,7 @@ pub struct HeldChunk {
     pub state: Option<ChunkState>,
 }
 
-/// Generation floors of inodes that were cut, a page at a time.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct ListFloors {
-    pub group: GroupId,
-    pub epoch: Epoch,
-    pub after: Option<InodeId>,
-    pub items_max: u32,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct FloorPage {
-    pub floors: Vec<(InodeId, Generation)>,
-    pub end: bool,
-}
-
-/// Take these floors over (a joining or equalised member).
+/// Take these floors over (a joining member): the generations up to which inodes were cut.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct InstallFloors {
     pub group: GroupId,
@@ -178,7 +163,6 @@ requests! {
     0x0702 GetMarks => GroupMarks;
     0x0703 ListChunks => ChunkPage;
     0x0704 GetChunkStates => Vec<HeldChunk>;
-    0x0705 ListFloors => FloorPage;
     0x0706 InstallFloors => ();
     0x0707 FetchChunk => ChunkImage;
     0x0708 InstallChunk => ();

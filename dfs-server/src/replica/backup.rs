@@ -10,9 +10,8 @@ use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{ChunkKey, Epoch, GroupId, Incarnation};
 use dfs_proto::limits::{INVENTORY_PAGE_ITEMS_MAX, IO_BYTES_MAX};
 use dfs_proto::msg::peer::{
-    ChunkPage, Committed, FetchChunk, FloorPage, ForwardWrite, Forwarded, GetChunkStates, GetMarks,
-    GroupMarks, HeldChunk, InstallChunk, InstallFloors, ListChunks, ListFloors, SyncGroup,
-    WriteRecord,
+    ChunkPage, Committed, FetchChunk, ForwardWrite, Forwarded, GetChunkStates, GetMarks,
+    GroupMarks, HeldChunk, InstallChunk, InstallFloors, ListChunks, SyncGroup, WriteRecord,
 };
 use dfs_proto::payload::Payload;
 
@@ -219,22 +218,6 @@ impl ReplicaCore {
         self.answer(caller, Ok(Response::States(held)), Payload::default());
     }
 
-    pub(super) fn floors(
-        &mut self,
-        caller: Caller,
-        from: Incarnation,
-        request: ListFloors,
-        h: &dyn Holdings,
-    ) {
-        if let Err(error) = self.admit_peer(request.group, request.epoch, from, Asker::Primary) {
-            return self.refuse(caller, error);
-        }
-        let max = (request.items_max as usize).clamp(1, INVENTORY_PAGE_ITEMS_MAX);
-        let (floors, end) = h.floors(request.group, request.after, max);
-        let page = Response::Floors(FloorPage { floors, end });
-        self.answer(caller, Ok(page), Payload::default());
-    }
-
     pub(super) fn install_floors(
         &mut self,
         caller: Caller,
@@ -244,11 +227,13 @@ impl ReplicaCore {
         if let Err(error) = self.admit_peer(request.group, request.epoch, from, Asker::Primary) {
             return self.refuse(caller, error);
         }
+        let group = request.group;
         let op = DiskOp::InstallFloors {
-            group: request.group,
+            group,
             floors: request.floors,
         };
-        self.disk(op, DiskFor::Caller(caller), None);
+        // An adoption waits for it: made later, they would count as floors of that epoch.
+        self.disk(op, DiskFor::Caller(caller), Some(group));
     }
 
     pub(super) fn fetch(&mut self, caller: Caller, from: Incarnation, request: FetchChunk) {

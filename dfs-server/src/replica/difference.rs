@@ -54,12 +54,11 @@ pub(super) fn plan(
     if equal && !damaged(&own) {
         return None;
     }
-    // A copy stands for every cut that is made in it; of equals the first wins, the primary's.
+    // Of equals the first wins, the primary's.
     let rank = |held: &HeldChunk| {
         let (generation, version) = identity(held.state.as_ref());
-        let valid = generation.max(held.floor);
         match highest {
-            true => (!damaged(held), valid, version),
+            true => (!damaged(held), generation, version),
             false => (!damaged(held), held.floor, Version::HOLE),
         }
     };

@@ -4,22 +4,22 @@
 //! those, and replaces what differs by its own copy. A member that cannot tell (it was
 //! restarted) makes it compare the inventories instead. Nothing is served meanwhile.
 //!
-//! Cuts may have reached some members and not others. What a cut has removed must not come
-//! back, so a copy in which more cuts are made wins over the primary's.
+//! Cuts may have reached some members and not others. Between runs that never stopped a copy in
+//! which more cuts are made wins over the primary's. After an end of all members it does not count: a
+//! floor does not tell whether a chunk is missing for its cut, or was lost with the power. A cut
+//! that has ended was durable on all of them, and one that has not is made again.
 
 use super::difference::{compare_pages, plan};
-use super::event::{Caller, DiskDone, DiskOp, Request, Response};
+use super::event::{Caller, Request, Response};
 use super::group::{Role, Stage};
 use super::holdings::Holdings;
 use super::lane::Op;
-use super::{DiskFor, ReplicaCore, SendFor};
+use super::{ReplicaCore, SendFor};
 use dfs_proto::cluster;
 use dfs_proto::error::Error;
-use dfs_proto::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, ServerId, ServerRun};
+use dfs_proto::ids::{ChunkKey, Epoch, GroupId, ServerId, ServerRun};
 use dfs_proto::msg::control::{EqualiseGroups, GroupsEqualised};
-use dfs_proto::msg::peer::{
-    ChunkState, GetChunkStates, GetMarks, HeldChunk, InstallFloors, ListChunks, ListFloors,
-};
+use dfs_proto::msg::peer::{ChunkState, GetChunkStates, GetMarks, HeldChunk, ListChunks};
 use dfs_proto::payload::Payload;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,10 +47,6 @@ enum Step {
     States(Vec<ChunkKey>, BTreeMap<ServerId, Vec<HeldChunk>>),
     /// Copying what differs.
     Copying(BTreeSet<ChunkKey>),
-    /// Collecting floors: from which member, from where on.
-    Floors(usize, Option<InodeId>),
-    /// Giving everybody all floors: answers that are missing.
-    Spread(usize),
 }
 
 /// The equalising of one group in one epoch.
@@ -64,7 +60,6 @@ pub(super) struct Equaliser {
     highest: bool,
     /// Chunks to be compared.
     chunks: BTreeSet<ChunkKey>,
-    floors: BTreeMap<InodeId, Generation>,
 }
 
 impl ReplicaCore {
@@ -120,7 +115,6 @@ impl ReplicaCore {
             full,
             highest,
             chunks,
-            floors: BTreeMap::new(),
             others: others.clone(),
         }));
         if others.is_empty() || full {
@@ -183,21 +177,6 @@ impl ReplicaCore {
                 answers.insert(run.server, held);
                 if answers.len() == e.others.len() {
                     self.compare(id, h);
-                }
-            }
-            (Ok(Response::Floors(page)), Step::Floors(member, _)) => {
-                let next = match page.end {
-                    true => Step::Floors(*member + 1, None),
-                    false => Step::Floors(*member, page.floors.last().map(|(inode, _)| *inode)),
-                };
-                e.collect_floors(&page.floors);
-                e.step = next;
-                self.ask_floors(id, h);
-            }
-            (Ok(Response::Done), Step::Spread(missing)) => {
-                *missing -= 1;
-                if *missing == 0 {
-                    self.equalising_ended(id);
                 }
             }
             (Ok(_), _) => {}
@@ -280,11 +259,7 @@ impl ReplicaCore {
             keys.push(key);
         }
         if keys.is_empty() {
-            if !e.full || e.others.is_empty() {
-                return self.equalising_ended(id);
-            }
-            e.step = Step::Floors(0, None);
-            return self.ask_floors(id, h);
+            return self.equalising_ended(id);
         }
         e.step = Step::States(keys.clone(), BTreeMap::new());
         let others = e.others.clone();
@@ -361,81 +336,6 @@ impl ReplicaCore {
         }
     }
 
-    /// Collects the floors of all members, then gives them to all.
-    fn ask_floors(&mut self, id: GroupId, h: &dyn Holdings) {
-        let Some((e, epoch)) = self.equaliser(id) else {
-            return;
-        };
-        let Step::Floors(member, after) = e.step else {
-            return;
-        };
-        if let Some(run) = e.others.get(member).copied() {
-            let request = ListFloors {
-                group: id,
-                epoch,
-                after,
-                items_max: PAGE as u32,
-            };
-            return self.ask(id, epoch, run, Request::Floors(request));
-        }
-        let mut after = None;
-        loop {
-            let (floors, end) = h.floors(id, after, PAGE);
-            after = floors.last().map(|(inode, _)| *inode);
-            e.collect_floors(&floors);
-            if end || floors.is_empty() {
-                break;
-            }
-        }
-        let floors: Vec<_> = std::mem::take(&mut e.floors).into_iter().collect();
-        let others = e.others.clone();
-        let pages: Vec<_> = floors.chunks(PAGE).map(<[_]>::to_vec).collect();
-        if pages.is_empty() {
-            return self.equalising_ended(id);
-        }
-        e.step = Step::Spread(pages.len() * (others.len() + 1));
-        for floors in pages {
-            for run in &others {
-                let request = InstallFloors {
-                    group: id,
-                    epoch,
-                    floors: floors.clone(),
-                };
-                self.ask(id, epoch, *run, Request::InstallFloors(request));
-            }
-            let op = DiskOp::InstallFloors { group: id, floors };
-            self.disk(op, DiskFor::OwnFloors { group: id, epoch }, None);
-        }
-    }
-
-    pub(super) fn own_floors_kept(
-        &mut self,
-        id: GroupId,
-        epoch: Epoch,
-        result: Result<DiskDone, Error>,
-    ) {
-        let Some((e, present)) = self.equaliser(id) else {
-            return;
-        };
-        if present != epoch {
-            return;
-        }
-        match (result, &mut e.step) {
-            (Ok(_), Step::Spread(missing)) => {
-                *missing -= 1;
-                if *missing == 0 {
-                    self.equalising_ended(id);
-                }
-            }
-            (Ok(_), _) => {}
-            (Err(error), _) => {
-                log::error!("{id}: floors could not be kept: {error}");
-                self.suspect_self(id, error.to_string());
-                self.drop_equaliser(id);
-            }
-        }
-    }
-
     fn equalising_ended(&mut self, id: GroupId) {
         let Some(g) = self.groups.get_mut(&id) else {
             return;
@@ -487,15 +387,6 @@ impl ReplicaCore {
             };
             let response = Ok(Response::Equalised(response));
             self.answer(batch.caller, response, Payload::default());
-        }
-    }
-}
-
-impl Equaliser {
-    fn collect_floors(&mut self, floors: &[(InodeId, Generation)]) {
-        for (inode, generation) in floors {
-            let floor = self.floors.entry(*inode).or_default();
-            *floor = (*floor).max(*generation);
         }
     }
 }

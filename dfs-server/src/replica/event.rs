@@ -16,9 +16,9 @@ use dfs_proto::msg::control::{
     GroupsEqualised, GroupsReleased, ReleaseGroups, SessionsFenced,
 };
 use dfs_proto::msg::peer::{
-    ChunkImage, ChunkPage, Committed, FetchChunk, FloorPage, ForwardWrite, Forwarded,
-    GetChunkStates, GetMarks, GroupMarks, HeldChunk, InstallChunk, InstallFloors, ListChunks,
-    ListFloors, SyncGroup, WriteRecord,
+    ChunkImage, ChunkPage, Committed, FetchChunk, ForwardWrite, Forwarded, GetChunkStates,
+    GetMarks, GroupMarks, HeldChunk, InstallChunk, InstallFloors, ListChunks, SyncGroup,
+    WriteRecord,
 };
 use dfs_proto::msg::scrub::{CheckChunk, CheckedChunk, CheckedCopy};
 use dfs_proto::payload::Payload;
@@ -59,7 +59,6 @@ pub enum Request {
     Marks(GetMarks),
     List(ListChunks),
     States(GetChunkStates),
-    Floors(ListFloors),
     InstallFloors(InstallFloors),
     Fetch(FetchChunk),
     Install(InstallChunk),
@@ -84,7 +83,6 @@ pub enum Response {
     Marks(GroupMarks),
     Page(ChunkPage),
     States(Vec<HeldChunk>),
-    Floors(FloorPage),
     Image(ChunkImage),
     Keys(ScrubPage),
     Scrubbed(Scrubbed),

@@ -71,6 +71,11 @@ pub(super) enum Local {
     Rotten,
     /// The own disk is full; the answer, if it is so everywhere.
     Full,
+    /// There was no room for what others have, or it could not be copied: to be copied then, unless
+    /// a new epoch comes. The last member that is in-sync stays, however often it reports itself.
+    Behind {
+        retry_at: Duration,
+    },
     /// The own disk failed: only a new epoch resolves it.
     Failed,
 }

@@ -256,7 +256,6 @@ impl ReplicaCore {
             (Request::Marks(r), Sender::Server(run)) => self.marks(caller, run, r),
             (Request::List(r), Sender::Server(run)) => self.list(caller, run, r, h),
             (Request::States(r), Sender::Server(run)) => self.states(caller, run, &r, h),
-            (Request::Floors(r), Sender::Server(run)) => self.floors(caller, run, r, h),
             (Request::InstallFloors(r), Sender::Server(run)) => {
                 self.install_floors(caller, run, r);
             }
@@ -310,7 +309,6 @@ impl ReplicaCore {
                 let found = check.ended(result, h);
                 self.scrub_read(check.key, id, own, found, h);
             }
-            DiskFor::OwnFloors { group, epoch } => self.own_floors_kept(group, epoch, result),
             DiskFor::Release { number, group } => self.release_ended(number, group, result),
             DiskFor::OldFloors { group, epoch } => {
                 self.old_floors_dropped(group, epoch, result, h);
@@ -356,6 +354,7 @@ impl ReplicaCore {
 
     fn tick(&mut self, h: &dyn Holdings) {
         self.retry_forwards();
+        self.retry_copies(h);
         let now = self.now;
         self.budget.measure(now);
         self.tick_joins(h);

@@ -52,10 +52,6 @@ pub(super) enum DiskFor {
         id: u64,
         own: ServerRun,
     },
-    OwnFloors {
-        group: GroupId,
-        epoch: Epoch,
-    },
     OldFloors {
         group: GroupId,
         epoch: Epoch,

@@ -3,7 +3,7 @@
 use super::event::{Caller, DiskDone, DiskOp, Request, Response};
 use super::group::Role;
 use super::holdings::{Holdings, identity};
-use super::lane::{Local, Op, REPEATS_MAX, Started, Wait, WaitState, WriteOp};
+use super::lane::{Lane, Local, Op, REPEATS_MAX, Started, Wait, WaitState, WriteOp};
 use super::reader::stems_from;
 use super::{DiskFor, RETRY_AFTER, ReplicaCore, SendFor};
 use dfs_proto::error::{Error, ErrorCode};
@@ -389,7 +389,10 @@ impl ReplicaCore {
                 }
                 if started.waiting.values().all(answered) {
                     // Others have it: this server cannot follow.
-                    started.local = Local::Failed;
+                    started.local = match started.applied.is_empty() {
+                        true => Local::Failed,
+                        false => Local::Behind { retry_at },
+                    };
                     self.suspect_self(group, "its disk is full".into());
                 }
             }
@@ -436,7 +439,7 @@ impl ReplicaCore {
                     }
                 }
             }
-            Local::Writing | Local::Failed => {}
+            Local::Writing | Local::Behind { .. } | Local::Failed => {}
         }
         self.put_back(key, Op::Write(op));
         for run in full {
@@ -462,8 +465,8 @@ impl ReplicaCore {
             match (pulled, result) {
                 (true, Ok(())) => started.local = Local::Done,
                 (true, Err(error)) => {
-                    started.local = Local::Failed;
-                    self.suspect_self(group, format!("replacing a damaged copy: {error}"));
+                    started.local = Local::Behind { retry_at };
+                    self.suspect_self(group, format!("replacing the copy here: {error}"));
                 }
                 (false, Ok(())) => {
                     started.waiting.remove(&peer.server);
@@ -495,6 +498,26 @@ impl ReplicaCore {
             self.answer(*caller, result, Payload::default());
         }
         self.release(key, &Op::Write(op), h);
+    }
+
+    /// Copies that could not be replaced are tried again.
+    pub(super) fn retry_copies(&mut self, h: &dyn Holdings) {
+        let now = self.now;
+        let due = |lane: &Lane| match &lane.current {
+            Some(Op::Write(op)) => op.started.as_ref().is_some_and(
+                |started| matches!(started.local, Local::Behind { retry_at } if retry_at <= now),
+            ),
+            _ => false,
+        };
+        let lanes = self.lanes.iter().filter(|(_, lane)| due(lane));
+        for key in lanes.map(|(key, _)| *key).collect::<Vec<_>>() {
+            if let Some(Op::Write(mut op)) = self.current(key) {
+                if let Some(started) = op.started.as_mut() {
+                    started.local = Local::Rotten;
+                }
+                self.go_on(op, h);
+            }
+        }
     }
 
     /// In-doubt writes are offered again: the member may only have lost its connection.

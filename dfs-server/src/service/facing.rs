@@ -13,7 +13,7 @@ use dfs_proto::msg::control::{
 };
 use dfs_proto::msg::peer::{
     Committed, FetchChunk, ForwardWrite, GetChunkStates, GetMarks, InstallChunk, InstallFloors,
-    ListChunks, ListFloors, SyncGroup,
+    ListChunks, SyncGroup,
 };
 use dfs_proto::msg::scrub::CheckChunk;
 use dfs_proto::payload::Payload;
@@ -158,7 +158,6 @@ fn decode(incoming: &Incoming, from: Sender) -> Option<Result<Request, Error>> {
             GetMarks => Marks,
             ListChunks => List,
             GetChunkStates => States,
-            ListFloors => Floors,
             InstallFloors => InstallFloors,
             FetchChunk => Fetch,
             InstallChunk => Install,
@@ -188,7 +187,6 @@ pub(super) fn answer(incoming: Incoming, result: Result<Response, Error>, payloa
         Response::Marks(marks) => incoming.answer::<GetMarks>(Ok(marks), payload),
         Response::Page(page) => incoming.answer::<ListChunks>(Ok(page), payload),
         Response::States(states) => incoming.answer::<GetChunkStates>(Ok(states), payload),
-        Response::Floors(page) => incoming.answer::<ListFloors>(Ok(page), payload),
         Response::Image(image) => incoming.answer::<FetchChunk>(Ok(image), payload),
         Response::Checked(checked) => incoming.answer::<CheckChunk>(Ok(checked), payload),
         // Nobody asks for these over the wire.

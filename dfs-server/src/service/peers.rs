@@ -158,7 +158,6 @@ async fn call(
         Request::Marks(r) => call!(r, Response::Marks),
         Request::List(r) => call!(r, Response::Page),
         Request::States(r) => call!(r, Response::States),
-        Request::Floors(r) => call!(r, Response::Floors),
         Request::InstallFloors(r) => call!(r, done),
         Request::Fetch(r) => call!(r, Response::Image),
         Request::Install(r) => call!(r, done),

@@ -109,6 +109,48 @@ fn a_torn_copy_gives_way_to_one_in_which_a_cut_is_still_to_be_made() {
 }
 
 #[test]
+fn who_lost_what_a_cut_had_left_alone_does_not_take_it_from_the_others() {
+    let mut world = two();
+    for (sequence, index) in [(1, 0), (2, 1)] {
+        let key = key(1, index);
+        Put {
+            key,
+            ..put(1, 0, sequence)
+        }
+        .send(&mut world, 1);
+        world.settle();
+    }
+    // Server 2 alone makes a cut behind the first chunk, and loses that chunk with its power.
+    let request = |epoch| {
+        Request::Cut(CutInode {
+            inode: InodeId(1),
+            generation: Generation(4),
+            from: 16384,
+            to: u64::MAX,
+            layout: LAYOUT,
+            groups: vec![(GROUP, Epoch(epoch))],
+        })
+    };
+    world.direct(2, request(1));
+    world.settle();
+    let lost = &mut world.nodes.get_mut(&2).unwrap().store;
+    assert_eq!(lost.chunks.keys().collect::<Vec<_>>(), [&key(1, 0)]);
+    lost.chunks.clear();
+    let config = after_an_end_of_all(&mut world, 2);
+    world.enter(config);
+    world.settle();
+    world.assert_equal(&[1, 2]);
+    // The cut has not ended, and is made again.
+    for id in [1, 2] {
+        world.direct(id, request(2));
+        world.settle();
+    }
+    world.assert_equal(&[1, 2]);
+    let held: Vec<_> = world.nodes[&2].store.chunks.keys().collect();
+    assert_eq!(held, [&key(1, 0)]);
+}
+
+#[test]
 fn a_copy_from_before_a_cut_does_not_undo_it() {
     let mut world = World::new(3, None);
     world.enter(world.config(1, &[1, 3], &[]));
@@ -135,6 +177,42 @@ fn a_copy_from_before_a_cut_does_not_undo_it() {
     world.settle_with_ticks(8);
     world.assert_equal(&[1, 2, 3]);
     assert_eq!(world.proposals.last(), Some(&(Epoch(2), world.run(2))));
+}
+
+#[test]
+fn floors_that_are_taken_over_late_do_not_count_as_those_of_the_next_epoch() {
+    let mut world = World::new(2, None);
+    world.enter(world.config(1, &[1], &[]));
+    cut(&mut world, 1, 1, 4);
+    world.settle();
+    // A member joins, and its disk is at the floors when the next epoch comes.
+    let at_floors = |mail: &Mail| {
+        let floors = |op: &DiskOp| matches!(op, DiskOp::InstallFloors { .. });
+        matches!(mail, Mail::Disk { op, .. } if floors(op))
+    };
+    world.make_equal(world.config(2, &[1], &[2]));
+    world.hold = Some(at_floors);
+    let floors = vec![(InodeId(1), Generation(4))];
+    let request = dfs_proto::msg::peer::InstallFloors {
+        group: GROUP,
+        epoch: Epoch(2),
+        floors,
+    };
+    let from = Sender::Server(world.run(1).incarnation);
+    world.ask(2, from, Request::InstallFloors(request), &[]);
+    let configs = vec![world.config(3, &[1], &[2])];
+    let adopt = AdoptEpochs {
+        configs,
+        servers: Vec::new(),
+        fenced: Vec::new(),
+    };
+    let adopted = world.direct(2, Request::Adopt(adopt));
+    world.settle();
+    assert!(world.mail.iter().any(at_floors) && !world.is_answered(adopted));
+    world.hold = None;
+    world.settle();
+    assert!(world.is_answered(adopted));
+    assert_eq!(floor(&world, 2), Some((Generation(4), Epoch(2))));
 }
 
 #[test]

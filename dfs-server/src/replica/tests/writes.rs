@@ -409,6 +409,37 @@ fn a_damaged_copy_that_a_cut_passed_over_is_replaced_before_it_is_written() {
 }
 
 #[test]
+fn the_last_member_takes_the_copy_that_it_had_no_room_for_when_there_is_some() {
+    let mut world = three();
+    Put::new(1, 1).send(&mut world, 1);
+    world.settle();
+    // Server 1 alone is in-sync, its copy is damaged; server 2 has it whole, and joins.
+    world.enter(world.config(2, &[1], &[2]));
+    world.hold = Some(|mail| {
+        let pull = |request: &Request| matches!(request, Request::Fetch(_));
+        matches!(mail, Mail::Request { request, .. } if pull(request))
+    });
+    world.settle();
+    let store = &mut world.nodes.get_mut(&1).unwrap().store;
+    store.chunks.get_mut(&key(1, 0)).unwrap().damaged = true;
+    let write = Put {
+        epoch: 2,
+        ..Put::new(2, 2)
+    }
+    .send(&mut world, 1);
+    world.settle();
+    world.nodes.get_mut(&1).unwrap().store.broken = Some(ErrorCode::NoSpace);
+    world.hold = None;
+    world.settle_with_ticks(3);
+    assert!(!world.is_answered(write));
+    assert_eq!(world.suspects.last(), Some(&world.run(1)));
+    world.nodes.get_mut(&1).unwrap().store.broken = None;
+    world.settle_with_ticks(3);
+    assert!(world.answer(write).is_ok());
+    world.assert_equal(&[1, 2]);
+}
+
+#[test]
 fn too_many_writes_of_one_chunk_are_turned_away() {
     let mut world = three();
     let callers: Vec<Caller> = (1..=200)

@@ -24,7 +24,6 @@ impl Admission {
             Request::Marks(r) => (r.group, r.epoch),
             Request::List(r) => (r.group, r.epoch),
             Request::States(r) => (r.group, r.epoch),
-            Request::Floors(r) => (r.group, r.epoch),
             Request::InstallFloors(r) => (r.group, r.epoch),
             Request::Fetch(r) => (r.group, r.epoch),
             Request::Install(r) => (r.group, r.epoch),

@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Default)]
 pub(super) struct Acknowledged {
     last: BTreeMap<(GroupId, ChunkKey), (Generation, Version)>,
+    /// Cuts that have ended.
+    cuts: Vec<Intent>,
 }
 
 impl Acknowledged {
@@ -24,17 +26,19 @@ impl Acknowledged {
         generation: Generation,
         version: Version,
     ) {
+        // The answer of a primary that was voted out, to whoever does not wait for it any more.
+        if self.cuts.iter().any(|cut| takes(cut, key, generation)) {
+            return;
+        }
         let last = self.last.entry((group, key)).or_default();
         *last = (*last).max((generation, version));
     }
 
     /// What a cut has taken is not asked for any more.
     pub(super) fn cut(&mut self, intent: &Intent) {
-        let size = u64::from(intent.layout.chunk_bytes);
-        self.last.retain(|(_, key), (generation, _)| {
-            let beyond = key.inode == intent.inode && key.index.0 * size >= intent.from;
-            !beyond || *generation >= intent.generation
-        });
+        self.last
+            .retain(|(_, key), (generation, _)| !takes(intent, *key, *generation));
+        self.cuts.push(*intent);
     }
 
     /// The group may have lost what was not synced.
@@ -65,6 +69,12 @@ impl Acknowledged {
         }
         Ok(())
     }
+}
+
+/// Whether a cut takes what a chunk holds of a generation.
+fn takes(cut: &Intent, key: ChunkKey, generation: Generation) -> bool {
+    let start = key.index.0 * u64::from(cut.layout.chunk_bytes);
+    key.inode == cut.inode && start >= cut.from && generation < cut.generation
 }
 
 /// Checks the members of an epoch that serves from now on. Inodes in `cutting` have a cut under
