@@ -141,6 +141,8 @@ pub(super) struct Core {
     /// Inodes whose size was set since a question about it was sent: the answer may be older.
     pub(super) overtaken: BTreeSet<InodeId>,
     pub(super) ended: Epitaphs,
+    /// When the ticker looks again.
+    pub(super) tick_at: Moment,
 }
 
 impl Core {
@@ -166,6 +168,7 @@ impl Core {
             pushes: 0,
             overtaken: BTreeSet::new(),
             ended: Epitaphs::default(),
+            tick_at: Moment::MAX,
         }
     }
 
@@ -323,7 +326,9 @@ impl MountApi {
             }
             todo.extend(more.drain(..));
         }
-        if core.leases.next_deadline().is_some() {
+        // The ticker itself comes by here: told of what it knows it would never rest.
+        let due = core.leases.next_deadline();
+        if due.is_some_and(|due| due < core.tick_at) {
             self.shared.sooner.notify_one();
         }
     }

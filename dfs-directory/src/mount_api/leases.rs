@@ -28,6 +28,7 @@ impl MountApi {
         let exclusive = kind == LeaseKind::Exclusive;
         let mut abandoned = std::pin::pin!(abandoned);
         tokio::select! {
+            biased;
             waited = self.grace(session, inode, exclusive) => waited?,
             () = &mut abandoned => return Err(ErrorCode::Interrupted.into()),
         }

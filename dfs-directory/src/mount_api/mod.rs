@@ -7,6 +7,7 @@
 //!
 //! | module | serves |
 //! | --- | --- |
+//! | `changes` | telling those who wait that something has changed |
 //! | `core` | the leader's memory and the waits in it |
 //! | `dispatch` | from a frame to a handler and back |
 //! | `sessions` | open, heartbeat, goodbye, connections, map pushes |
@@ -24,6 +25,7 @@
 //! | `ticker` | everything that time causes |
 //! | `report` | answers for `dfsctl` |
 
+mod changes;
 mod core;
 mod dispatch;
 mod ending;
@@ -47,15 +49,16 @@ mod tests;
 use crate::lease::{Moment, Token};
 use crate::raft::RaftHandle;
 use crate::tasks::Placement;
+use changes::{Changes, Follower, next_change};
 use core::Core;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::SessionId;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 /// The present moment; CLOCK_BOOTTIME outside of tests.
-type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
+pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
 
 /// The service for mounts. Clones are handles of the same service.
 #[derive(Clone)]
@@ -76,7 +79,7 @@ struct Shared {
     orphans: Notify,
     /// Counts what others may wait for without a token: a reclaim, a new connection, the end of
     /// a session, a recall, a dropped record.
-    changes: watch::Sender<u64>,
+    changes: Changes,
 }
 
 impl std::fmt::Debug for MountApi {
@@ -94,7 +97,8 @@ impl MountApi {
         Self::start_at(Arc::new(boot_time), raft, placement)
     }
 
-    fn start_at(clock: Clock, raft: RaftHandle, placement: Placement) -> Self {
+    /// The same with a clock of the caller's: for tests and simulations.
+    pub fn start_at(clock: Clock, raft: RaftHandle, placement: Placement) -> Self {
         let api = Self {
             shared: Arc::new(Shared {
                 raft,
@@ -104,7 +108,7 @@ impl MountApi {
                 next_token: AtomicU64::new(1),
                 sooner: Notify::new(),
                 orphans: Notify::new(),
-                changes: watch::Sender::new(0),
+                changes: Changes::default(),
             }),
         };
         tokio::spawn(api.clone().follow_leadership());
@@ -161,13 +165,11 @@ impl MountApi {
 
     /// Something changed that waits without a token look at.
     fn changed(&self) {
-        self.shared
-            .changes
-            .send_modify(|count| *count = count.wrapping_add(1));
+        self.shared.changes.tell();
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.shared.changes.subscribe()
+    fn changes(&self) -> Follower {
+        self.shared.changes.follow()
     }
 }
 
@@ -178,10 +180,4 @@ fn boot_time() -> Moment {
         time.tv_sec.unsigned_abs(),
         time.tv_nsec.unsigned_abs() as u32,
     )
-}
-
-/// Waits for the next change, at most for `most`.
-async fn next_change(changes: &mut watch::Receiver<u64>, most: std::time::Duration) {
-    // A closed channel can't be: the sender lives in the service that waits.
-    let _ = tokio::time::timeout(most, changes.changed()).await;
 }

@@ -20,13 +20,10 @@ impl MountApi {
         let mut changes = self.changes();
         loop {
             tokio::select! {
+                biased;
                 () = self.shared.orphans.notified() => {}
                 // The end of the grace period is a change.
-                changed = changes.changed(), if self.core().life != scanned_life => {
-                    if changed.is_err() {
-                        return;
-                    }
-                }
+                () = changes.changed(), if self.core().life != scanned_life => {}
             }
             let (life, over) = {
                 let core = self.core();

@@ -220,6 +220,7 @@ async fn push_maps(api: MountApi, connection: Connection) {
     let mut maps = api.placement().subscribe();
     loop {
         tokio::select! {
+            biased;
             () = connection.closed() => return,
             changed = maps.changed() => if changed.is_err() { return },
         }

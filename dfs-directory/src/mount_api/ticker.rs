@@ -25,9 +25,9 @@ impl MountApi {
     pub(super) async fn tick_for_ever(self) {
         let mut slow_due = Moment::ZERO;
         loop {
-            let due = self.core().leases.next_deadline();
-            let pause = due.map_or(IDLE, |due| due.saturating_sub(self.now()).min(IDLE));
+            let pause = self.until_next();
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => {}
                 () = self.shared.sooner.notified() => {}
             }
@@ -41,6 +41,16 @@ impl MountApi {
                 self.drop_unused();
             }
         }
+    }
+
+    /// How long there is nothing to do, as far as is known.
+    fn until_next(&self) -> Duration {
+        let now = self.now();
+        let mut core = self.core();
+        let due = core.leases.next_deadline();
+        let pause = due.map_or(IDLE, |due| due.saturating_sub(now).min(IDLE));
+        core.tick_at = now + pause;
+        pause
     }
 
     fn tick(&self) {

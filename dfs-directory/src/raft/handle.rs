@@ -10,6 +10,8 @@ use super::in_memory::InMemory;
 use super::membership;
 use super::reader::Confirmations;
 use super::runtime::Core;
+#[cfg(any(test, feature = "testing"))]
+use super::simulated::SimulatedMember;
 use super::state_machine::Progress;
 use super::status::{PeerStatus, RaftStatus};
 use super::types::Raft;
@@ -36,6 +38,8 @@ pub(super) enum Inner {
     Live(Arc<Live>),
     #[cfg(any(test, feature = "testing"))]
     InMemory(InMemory),
+    #[cfg(any(test, feature = "testing"))]
+    Simulated(Arc<dyn SimulatedMember>),
 }
 
 /// The tables, until the member has shut down.
@@ -78,6 +82,8 @@ impl RaftHandle {
             Inner::Live(live) => live.proposals.propose(change).await,
             #[cfg(any(test, feature = "testing"))]
             Inner::InMemory(memory) => memory.commit(change),
+            #[cfg(any(test, feature = "testing"))]
+            Inner::Simulated(member) => member.commit(change).await,
         }
     }
 
@@ -95,6 +101,11 @@ impl RaftHandle {
             }
             #[cfg(any(test, feature = "testing"))]
             Inner::InMemory(memory) => memory.read(f),
+            #[cfg(any(test, feature = "testing"))]
+            Inner::Simulated(member) => {
+                member.confirm().await?;
+                read_simulated(&**member, f)
+            }
         }
     }
 
@@ -108,6 +119,8 @@ impl RaftHandle {
             Inner::Live(live) => live.read(f),
             #[cfg(any(test, feature = "testing"))]
             Inner::InMemory(memory) => memory.read_local(f),
+            #[cfg(any(test, feature = "testing"))]
+            Inner::Simulated(member) => read_simulated(&**member, f),
         }
     }
 
@@ -117,7 +130,9 @@ impl RaftHandle {
         match &self.0 {
             Inner::Live(live) => live.view().map(|view| f(&view)),
             #[cfg(any(test, feature = "testing"))]
-            Inner::InMemory(_) => Err(Error::new(ErrorCode::Unsupported, "there is no disk")),
+            Inner::InMemory(_) | Inner::Simulated(_) => {
+                Err(Error::new(ErrorCode::Unsupported, "there is no disk"))
+            }
         }
     }
 
@@ -133,7 +148,7 @@ impl RaftHandle {
         match &self.0 {
             Inner::Live(live) => live.supports,
             #[cfg(any(test, feature = "testing"))]
-            Inner::InMemory(_) => level::FEATURE_LEVEL,
+            Inner::InMemory(_) | Inner::Simulated(_) => level::FEATURE_LEVEL,
         }
     }
 
@@ -148,7 +163,7 @@ impl RaftHandle {
         match &self.0 {
             Inner::Live(live) => membership::peers(&live.raft.metrics().borrow()),
             #[cfg(any(test, feature = "testing"))]
-            Inner::InMemory(_) => Vec::new(),
+            Inner::InMemory(_) | Inner::Simulated(_) => Vec::new(),
         }
     }
 
@@ -163,7 +178,7 @@ impl RaftHandle {
                 }
             }
             #[cfg(any(test, feature = "testing"))]
-            Inner::InMemory(_) => incoming.refuse_unknown(),
+            Inner::InMemory(_) | Inner::Simulated(_) => incoming.refuse_unknown(),
         }
     }
 
@@ -172,6 +187,8 @@ impl RaftHandle {
             Inner::Live(live) => live.status(),
             #[cfg(any(test, feature = "testing"))]
             Inner::InMemory(memory) => memory.status(),
+            #[cfg(any(test, feature = "testing"))]
+            Inner::Simulated(member) => member.watch().borrow().clone(),
         }
     }
 
@@ -182,6 +199,8 @@ impl RaftHandle {
             Inner::Live(live) => live.status.clone(),
             #[cfg(any(test, feature = "testing"))]
             Inner::InMemory(memory) => memory.watch(),
+            #[cfg(any(test, feature = "testing"))]
+            Inner::Simulated(member) => member.watch(),
         }
     }
 
@@ -223,7 +242,7 @@ impl RaftHandle {
                 }
             }
             #[cfg(any(test, feature = "testing"))]
-            Inner::InMemory(_) => {}
+            Inner::InMemory(_) | Inner::Simulated(_) => {}
         }
     }
 
@@ -234,6 +253,9 @@ impl RaftHandle {
             Inner::Live(live) => live.core.shutdown().await,
             #[cfg(any(test, feature = "testing"))]
             Inner::InMemory(memory) => memory.shutdown(),
+            // It ends when the simulation says so.
+            #[cfg(any(test, feature = "testing"))]
+            Inner::Simulated(_) => {}
         }
     }
 }
@@ -245,7 +267,7 @@ impl RaftHandle {
     pub(super) fn always_prove(&self) -> bool {
         match &self.0 {
             Inner::Live(live) => live.confirmations.always_prove(),
-            Inner::InMemory(_) => false,
+            Inner::InMemory(_) | Inner::Simulated(_) => false,
         }
     }
 }
@@ -271,6 +293,16 @@ impl Live {
         status.applied = self.progress.applied.load(Ordering::Acquire);
         status
     }
+}
+
+#[cfg(any(test, feature = "testing"))]
+fn read_simulated<T>(
+    member: &dyn SimulatedMember,
+    f: impl FnOnce(&dyn Read) -> Result<T, TableError>,
+) -> Result<T> {
+    let tables = member.tables();
+    let tables = tables.lock().unwrap_or_else(PoisonError::into_inner);
+    f(&*tables).map_err(storage_failed)
 }
 
 fn storage_failed(e: TableError) -> Error {

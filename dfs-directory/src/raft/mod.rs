@@ -35,6 +35,8 @@ mod membership;
 mod network;
 mod reader;
 mod runtime;
+#[cfg(any(test, feature = "testing"))]
+mod simulated;
 mod snapshot_data;
 mod state_machine;
 mod status;
@@ -46,6 +48,8 @@ mod wire;
 pub use handle::RaftHandle;
 #[cfg(any(test, feature = "testing"))]
 pub use in_memory::Clock;
+#[cfg(any(test, feature = "testing"))]
+pub use simulated::{Pending, SimulatedMember};
 pub use status::{PeerStatus, RaftStatus};
 
 use crate::state::level::FEATURE_LEVEL;

@@ -60,7 +60,7 @@ pub struct ServerEvents(pub(super) mpsc::Sender<Event>);
 
 impl ServerEvents {
     /// Nobody listens.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn to_nobody() -> Self {
         Self(mpsc::channel(1).0)
     }

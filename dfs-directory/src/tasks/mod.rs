@@ -13,6 +13,8 @@ mod fences;
 mod governor;
 mod handle;
 mod reign;
+#[cfg(any(test, feature = "testing"))]
+mod simulated;
 mod view;
 
 #[cfg(test)]
@@ -21,4 +23,6 @@ mod tests;
 pub use events::ServerEvents;
 pub use handle::Placement;
 pub use reign::Tasks;
+#[cfg(any(test, feature = "testing"))]
+pub use simulated::SimulatedServers;
 pub(crate) use view::{View, clock, now};

@@ -243,12 +243,15 @@ impl Core {
             let stamped = self.up().await?.session.begin().await?;
             let wait = stamped.sequence;
             let (end, mut ended) = oneshot::channel();
-            if request.wait {
-                let waiter = Waiter { key, request, end };
+            {
                 // Before it is sent: the grant may be here before the answer.
-                lock(&self.locks.inner)
-                    .waiters
-                    .insert((key.inode, wait), waiter);
+                let mut inner = lock(&self.locks.inner);
+                let (range, kind) = (request.range, request.kind);
+                inner.held.give_up(key, range, kind, request.pid);
+                if request.wait {
+                    let waiter = Waiter { key, request, end };
+                    inner.waiters.insert((key.inode, wait), waiter);
+                }
             }
             let set = |stamp| SetLock {
                 stamp,
@@ -387,6 +390,8 @@ impl Core {
 
     async fn release_now(self: Arc<Self>, key: OwnerKey, underway: Underway) -> Result<()> {
         let core = self.clone();
+        // Not told to a new leader from now on: the old one may have released it already.
+        lock(&self.locks.inner).held.release(key);
         let released = self.names.spawn(async move {
             let _underway = underway;
             let released = core.stamped(Wait::Short, |stamp| ReleaseOwner {

@@ -45,7 +45,8 @@ pub(super) struct Shared {
     more_came: AtomicBool,
     /// Something was answered, in either direction, or written.
     pub(super) progress: Notify,
-    closed: watch::Sender<bool>,
+    /// It has ended, as `state` says: those who wait are told in the order in which they came.
+    closed: Notify,
     /// The reading task has ended and `Service::disconnected` has returned.
     ended: watch::Sender<bool>,
 }
@@ -64,7 +65,7 @@ impl Shared {
             work: Notify::new(),
             more_came: AtomicBool::new(false),
             progress: Notify::new(),
-            closed: watch::Sender::new(false),
+            closed: Notify::new(),
             ended: watch::Sender::new(false),
         }
     }
@@ -94,15 +95,19 @@ impl Shared {
         for places in [&self.requests, &self.undated, &self.payload_bytes] {
             places.close();
         }
-        self.closed.send_replace(true);
+        self.closed.notify_waiters();
         self.work.notify_one();
         self.progress.notify_waiters();
         drop(rest);
     }
 
     pub(super) async fn closed(&self) {
-        // The sender lives as long as `self`: waiting can't fail.
-        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+        let closed = self.closed.notified();
+        tokio::pin!(closed);
+        closed.as_mut().enable();
+        if self.state().closed().is_none() {
+            closed.await;
+        }
     }
 
     pub(super) fn mark_ended(&self) {

@@ -19,6 +19,8 @@ mod greet;
 mod incoming;
 mod listener;
 mod reader;
+#[cfg(any(test, feature = "testing"))]
+pub mod simulated;
 mod socket;
 mod state;
 mod writer;

@@ -5,7 +5,7 @@
 //! payload goes from the socket straight into its aligned buffer.
 
 use super::connection::Shared;
-use super::state::Admission;
+use super::state::{Admission, Ticket};
 use super::{Bounds, Connection, Incoming, Service, writer};
 use crate::error::{Error, ErrorCode};
 use crate::frame::{HEADER_BYTES, Header, Kind};
@@ -94,7 +94,7 @@ impl Drop for End {
 }
 
 /// Why reading has ended.
-enum EndCause {
+pub(super) enum EndCause {
     /// An end as it happens.
     Closed(String),
     /// The other side broke the protocol.
@@ -151,62 +151,99 @@ impl Frames {
         let body = self.input.body(header.body_len as usize).await?;
         header.check_body(&body).map_err(violation)?;
         let payload = self.input.payload(header.payload_len as usize).await?;
-        match header.kind {
-            Kind::Reply => {
-                let waiting = shared.state().complete(header.id);
-                shared.progress.notify_waiters();
-                let Some(caller) = waiting else {
-                    return Err(EndCause::Violation(format!(
-                        "a reply to request {}, which was not made",
-                        header.id
-                    )));
-                };
-                if let Some(caller) = caller {
-                    // A caller that is gone at this moment needs no reply.
-                    let _ = caller.send((body, payload));
-                }
-            }
-            Kind::Cancel => shared.state().cancelled(header.id),
-            Kind::Goodbye => {
-                return Err(EndCause::Closed(format!(
-                    "the other side said goodbye: {}",
-                    printable(&body)
+        let frame = Whole {
+            header,
+            body,
+            payload,
+            admitted,
+        };
+        take(
+            &self.connection,
+            &*self.service,
+            frame,
+            self.input.has_more(),
+        )
+    }
+}
+
+/// A frame that has come as a whole.
+pub(super) struct Whole {
+    pub(super) header: Header,
+    pub(super) body: Vec<u8>,
+    pub(super) payload: Payload,
+    /// Of a request.
+    pub(super) admitted: Option<(Arc<Ticket>, Admission)>,
+}
+
+/// Acts on a frame. `more`: the next one has begun to come.
+pub(super) fn take(
+    connection: &Connection,
+    service: &dyn Service,
+    frame: Whole,
+    more: bool,
+) -> Result<(), EndCause> {
+    let shared = &*connection.shared;
+    let Whole {
+        header,
+        body,
+        payload,
+        admitted,
+    } = frame;
+    match header.kind {
+        Kind::Reply => {
+            let waiting = shared.state().complete(header.id);
+            shared.progress.notify_waiters();
+            let Some(caller) = waiting else {
+                return Err(EndCause::Violation(format!(
+                    "a reply to request {}, which was not made",
+                    header.id
                 )));
-            }
-            _ => {
-                let Some((ticket, admission)) = admitted else {
-                    return Err(EndCause::Violation(format!(
-                        "{:?} out of place",
-                        header.kind
-                    )));
-                };
-                let incoming = Incoming::new(
-                    self.connection.clone(),
-                    header.method,
-                    header.id,
-                    body,
-                    payload,
-                    ticket,
-                );
-                match admission {
-                    Admission::Serve => {
-                        shared.set_more_came(self.input.has_more());
-                        self.service.serve(incoming);
-                        shared.set_more_came(false);
-                    }
-                    Admission::ShuttingDown => incoming.refuse(Error::new(
-                        ErrorCode::ShuttingDown,
-                        "this process is ending its connections",
-                    )),
-                    Admission::Overloaded => incoming.refuse(Error::new(
-                        ErrorCode::Overloaded,
-                        "too many replies are waiting to be read",
-                    )),
-                }
+            };
+            if let Some(caller) = caller {
+                // A caller that is gone at this moment needs no reply.
+                let _ = caller.send((body, payload));
             }
         }
-        Ok(())
+        Kind::Cancel => shared.state().cancelled(header.id),
+        Kind::Goodbye => {
+            return Err(EndCause::Closed(format!(
+                "the other side said goodbye: {}",
+                printable(&body)
+            )));
+        }
+        _ => {
+            let Some((ticket, admission)) = admitted else {
+                return Err(EndCause::Violation(format!(
+                    "{:?} out of place",
+                    header.kind
+                )));
+            };
+            let incoming = Incoming::new(
+                connection.clone(),
+                header.method,
+                header.id,
+                body,
+                payload,
+                ticket,
+            );
+            match admission {
+                Admission::Serve => {
+                    shared.set_more_came(more);
+                    service.serve(incoming);
+                    shared.set_more_came(false);
+                }
+                Admission::ShuttingDown => incoming.refuse(Error::new(
+                    ErrorCode::ShuttingDown,
+                    "this process is ending its connections",
+                )),
+                Admission::Overloaded => incoming.refuse(Error::new(
+                    ErrorCode::Overloaded,
+                    "too many replies are waiting to be read",
+                )),
+            }
+        }
     }
+    Ok(())
 }
 
 /// The socket and what was read ahead from it.

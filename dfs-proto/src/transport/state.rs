@@ -6,7 +6,7 @@
 use crate::frame::{Header, Kind};
 use crate::limits::{IN_FLIGHT_MAX, IN_FLIGHT_PAYLOAD_BYTES_MAX, IN_FLIGHT_UNDATED_MAX};
 use crate::payload::Payload;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
@@ -78,8 +78,10 @@ struct Unanswered {
 #[derive(Debug, Default)]
 pub(super) struct State {
     next_id: u64,
-    pending: HashMap<u64, Pending>,
-    unanswered: HashMap<u64, Unanswered>,
+    /// Ordered, as is `unanswered`: at the end of the connection all are told in the order in which
+    /// they came, the same in every run of a simulation.
+    pending: BTreeMap<u64, Pending>,
+    unanswered: BTreeMap<u64, Unanswered>,
     /// Of `unanswered`: how many are not undated, and their payloads.
     dated: usize,
     payload_bytes: usize,

@@ -83,7 +83,8 @@ impl Shared {
                 // The writing task waits for the socket, and goes on with what is queued.
                 Some(outlet) if !outlet.batch.is_empty() => return,
                 Some(outlet) => outlet.pump(self),
-                None => Pumped::Idle,
+                // Whoever writes instead of a socket hears of it; nobody else minds.
+                None => Pumped::Blocked,
             };
             match pumped {
                 Pumped::Idle => return,

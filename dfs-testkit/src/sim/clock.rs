@@ -2,7 +2,6 @@
 //! servers and mounts jump forward now and then, as after a stop of their machine. Nothing runs
 //! backwards: the product uses a clock that does not.
 
-use super::message::Node;
 use super::random::Random;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,21 +25,23 @@ impl Clock {
     }
 }
 
-/// The clocks of all nodes.
-#[derive(Debug, Default)]
-pub(crate) struct Clocks {
-    clocks: BTreeMap<Node, Clock>,
+/// The clocks of all nodes, which `N` names.
+#[derive(Debug)]
+pub struct Clocks<N> {
+    clocks: BTreeMap<N, Clock>,
 }
 
-impl Clocks {
-    /// Gives a node its clock. The directory's is off by 1 % at most, mounts' by 3 %, file
-    /// servers' by 5 %: the granter's margin covers the first two, of the third nothing depends.
-    pub(crate) fn add(&mut self, random: &mut Random, node: Node, now: Duration) {
-        let most = match node {
-            Node::Directory => 10_000,
-            Node::Client(_) => 30_000,
-            Node::Server(_) => 50_000,
-        };
+impl<N> Default for Clocks<N> {
+    fn default() -> Self {
+        Self {
+            clocks: BTreeMap::new(),
+        }
+    }
+}
+
+impl<N: Copy + Ord> Clocks<N> {
+    /// Gives a node its clock, which is off by `most` millionths at most.
+    pub fn add(&mut self, random: &mut Random, node: N, most: u64, now: Duration) {
         let rate = TRUE_RATE - most + random.below(2 * most + 1);
         let shown = now + random.micros(0, 1_000_000_000);
         let clock = Clock {
@@ -52,19 +53,19 @@ impl Clocks {
     }
 
     /// What a node's clock shows.
-    pub(crate) fn shows(&self, node: Node, now: Duration) -> Duration {
+    pub fn shows(&self, node: N, now: Duration) -> Duration {
         self.clocks.get(&node).map_or(now, |c| c.shows(now))
     }
 
     /// How long a time of a node's clock takes in truth.
-    pub(crate) fn takes(&self, node: Node, time: Duration) -> Duration {
+    pub fn takes(&self, node: N, time: Duration) -> Duration {
         let rate = self.clocks.get(&node).map_or(TRUE_RATE, |c| c.rate);
         let micros = time.as_micros() as u64;
         Duration::from_micros(micros.saturating_mul(TRUE_RATE) / rate)
     }
 
     /// A node's clock jumps forward.
-    pub(crate) fn jump(&mut self, node: Node, now: Duration, by: Duration) {
+    pub fn jump(&mut self, node: N, now: Duration, by: Duration) {
         if let Some(clock) = self.clocks.get_mut(&node) {
             clock.shown = clock.shows(now) + by;
             clock.at = now;
@@ -78,10 +79,10 @@ mod tests {
 
     #[test]
     fn a_clock_goes_its_own_way_and_never_back() {
-        let mut clocks = Clocks::default();
-        let node = Node::Server(0);
+        let mut clocks = Clocks::<char>::default();
+        let node = 'a';
         let begin = Duration::from_secs(100);
-        clocks.add(&mut Random::new(7), node, begin);
+        clocks.add(&mut Random::new(7), node, 50_000, begin);
         let first = clocks.shows(node, begin);
         let second = clocks.shows(node, begin + Duration::from_secs(1));
         let passed = second - first;

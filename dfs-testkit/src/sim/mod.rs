@@ -16,12 +16,12 @@
 
 mod chaos;
 mod client;
-mod clock;
+pub mod clock;
 mod directory;
 mod disk;
 mod invariants;
 mod message;
-mod net;
+pub mod net;
 mod oracle;
 use crate::random;
 mod schedule;

@@ -68,8 +68,8 @@ struct Call {
 pub(crate) struct Schedule {
     pub(crate) now: Duration,
     pub(crate) random: Random,
-    pub(crate) net: Net,
-    pub(crate) clocks: Clocks,
+    pub(crate) net: Net<Node>,
+    pub(crate) clocks: Clocks<Node>,
     pub(crate) oracle: Oracle,
     pub(crate) invariants: Invariants,
     /// The files, with their layouts.

@@ -64,6 +64,38 @@ impl HeldLocks {
         }
     }
 
+    /// A request to unlock the range, or to share it, is about to be sent: what it takes is not told
+    /// to a new leader any more. The old one may have carried it out, and may have given the range to
+    /// another owner, before its answer was lost.
+    pub fn give_up(&mut self, key: OwnerKey, range: LockRange, kind: Option<LockKind>, pid: u32) {
+        match kind {
+            None => self.set(key, range, None, pid),
+            // It can't be refused where all of it is held, and only there.
+            Some(LockKind::Shared) if self.holds_all(key, range) => {
+                self.set(key, range, kind, pid);
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn holds_all(&self, key: OwnerKey, range: LockRange) -> bool {
+        let mut pieces: Vec<LockRange> = match self.owners.get(&key) {
+            Some(pieces) => pieces.iter().map(|piece| piece.range).collect(),
+            None => return false,
+        };
+        pieces.sort_unstable();
+        let mut from = range.start;
+        for piece in pieces {
+            if piece.start <= from && from <= piece.last {
+                match piece.last.checked_add(1) {
+                    Some(next) if piece.last < range.last => from = next,
+                    _ => return true,
+                }
+            }
+        }
+        false
+    }
+
     pub fn holds_any(&self, key: OwnerKey) -> bool {
         self.owners.contains_key(&key)
     }
@@ -128,6 +160,39 @@ mod tests {
         assert_eq!(held, [range(0, 9), range(20, u64::MAX)]);
         locks.set(KEY, LockRange::WHOLE, None, 1);
         assert!(!locks.holds_any(KEY));
+    }
+
+    #[test]
+    fn what_is_being_given_up_is_not_told_to_a_new_leader() {
+        let told = |locks: &HeldLocks| -> Vec<(LockKind, LockRange)> {
+            let all = locks.all(SessionId(3));
+            all.iter()
+                .map(|(_, lock)| (lock.kind, lock.range))
+                .collect()
+        };
+        let exclusive = Some(LockKind::Exclusive);
+        let shared = Some(LockKind::Shared);
+        let mut locks = HeldLocks::default();
+        locks.set(KEY, range(0, 9), exclusive, 1);
+        locks.set(KEY, range(10, 19), exclusive, 1);
+        // This may be refused, for the last byte: then all of it is still held.
+        locks.give_up(KEY, range(0, 20), shared, 1);
+        assert_eq!(told(&locks).len(), 2);
+        locks.give_up(KEY, range(5, 14), shared, 1);
+        let left = [
+            (LockKind::Exclusive, range(0, 4)),
+            (LockKind::Exclusive, range(15, 19)),
+            (LockKind::Shared, range(5, 14)),
+        ];
+        assert_eq!(told(&locks), left);
+        // More is asked for: what there is stays.
+        locks.give_up(KEY, range(5, 14), exclusive, 1);
+        assert_eq!(told(&locks), left);
+        locks.give_up(KEY, LockRange::WHOLE, None, 1);
+        assert_eq!(told(&locks), []);
+        locks.set(KEY, LockRange::WHOLE, exclusive, 1);
+        locks.give_up(KEY, LockRange::WHOLE, shared, 1);
+        assert_eq!(told(&locks), [(LockKind::Shared, LockRange::WHOLE)]);
     }
 
     proptest! {
