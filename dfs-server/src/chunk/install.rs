@@ -169,6 +169,9 @@ impl ChunkStore {
         };
         let mut meta = live.meta().clone();
         meta.version = version;
+        // What the torn state calls applied may be there in part, or not at all: a repeat of such a write
+        // is to be made, and its loss not to be hidden from a sync.
+        meta.records = live.records_on_disk();
         let mut block = vec![0; BLOCK_BYTES];
         for number in live.meta().present.iter() {
             live.read_raw(number, &mut block, false, &self.disk)?;

@@ -9,6 +9,7 @@ use super::error::{Damage, Result, StoreError};
 use super::file::{ChunkFile, DIRECT_MIN};
 use super::slot::{Meta, NoSlot, SLOTS, Slot};
 use dfs_proto::limits::BLOCK_BYTES;
+use dfs_proto::msg::peer::WriteRecord;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -121,6 +122,17 @@ impl Live {
             meta: newest.meta,
             cached: Mutex::default(),
         })
+    }
+
+    /// The write records of the state that is known to be on disk; none if it is not known.
+    pub(super) fn records_on_disk(&self) -> Vec<WriteRecord> {
+        let slots = self.file.read_slots().unwrap_or_else(|_| {
+            // As if none were: who repeats a write then writes it.
+            std::array::from_fn(|_| Err(NoSlot::Damaged))
+        });
+        let mut valid = slots.into_iter().flatten();
+        let base = valid.find(|slot| slot.sequence == self.base);
+        base.map_or_else(Vec::new, |slot| slot.meta.records)
     }
 
     /// Goes back to `meta`, the state of an older slot, after the newer ones were found to be

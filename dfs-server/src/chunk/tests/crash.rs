@@ -127,6 +127,9 @@ fn check(store: &ChunkStore, before: Before, step: Step, offset: u32) {
         assert!(matches!(content(store, at), Err(StoreError::Rotten { .. })));
         assert!(write_at(store, at, 0, 9, 0, b"x").is_err());
         let adopted = store.adopt_torn(at, version(4)).expect("adopts");
+        let record = store.record(at, SessionId(7)).expect("reads");
+        let known = record.map(|record| record.version);
+        assert!(known < Some(version(3)), "{known:?}: a repeat is answered");
         assert_eq!((adopted.version, adopted.damaged), (version(4), false));
         let read = content(store, at).expect("reads");
         let mixed =
