@@ -56,10 +56,15 @@ impl Whereabouts {
         self.addresses.len()
     }
 
+    /// The present one does not answer: it is passed over for a while.
+    pub fn note_silence(&mut self) {
+        self.silent = Some((self.present().to_owned(), PASSED_OVER));
+    }
+
     /// Goes on to another one after a failure: to the leader if the answer names it.
     pub fn turn(&mut self, error: &Error) {
         if error.code == ErrorCode::DeadlineExceeded {
-            self.silent = Some((self.present().to_owned(), PASSED_OVER));
+            self.note_silence();
         }
         let passed_over = self.pass_over();
         let named = self.members.iter().find(|member| {
@@ -160,6 +165,17 @@ mod tests {
         assert!(tried.iter().any(|a| a == "b:1") && tried.iter().any(|a| a == "c:1"));
         known.turn(&Error::bare(ErrorCode::NotLeader).with_detail(7));
         assert_eq!(known.present(), "a:1");
+    }
+
+    #[test]
+    fn one_that_was_left_for_a_new_leader_is_passed_over_too() {
+        let mut known = known();
+        known.note_silence();
+        known.turn(&Error::bare(ErrorCode::NotLeader).with_detail(9));
+        assert_eq!(known.present(), "c:1");
+        // The new one is not ready, and the old one would come next.
+        known.turn(&Error::bare(ErrorCode::NotLeader).with_detail(9));
+        assert_eq!(known.present(), "b:1");
     }
 
     #[test]

@@ -27,9 +27,11 @@ pub struct Grace {
 }
 
 impl Grace {
-    /// Begins at the leader's start `now` with the sessions and interest records of the log.
+    /// Begins with the sessions and interest records of the log. `led_until`: no earlier leader has
+    /// proved its lead by anything that began later, so no right to cache was extended by a heartbeat
+    /// that was sent later.
     pub fn begin(
-        now: Moment,
+        led_until: Moment,
         sessions: impl IntoIterator<Item = SessionId>,
         records: impl IntoIterator<Item = (SessionId, InodeId)>,
     ) -> Self {
@@ -41,7 +43,7 @@ impl Grace {
             }
         }
         Self {
-            caches_over: now + CACHE_RIGHT + DRIFT_MARGIN,
+            caches_over: led_until + CACHE_RIGHT + DRIFT_MARGIN,
             missing,
             interest,
         }

@@ -172,10 +172,12 @@ impl Core {
         }
     }
 
-    /// The memory of a new leader: the sessions and interest records of the log.
+    /// The memory of a new leader: the sessions and interest records of the log. No earlier leader
+    /// has proved its lead by anything that began after `led_until`.
     fn lead(
         life: u64,
         now: Moment,
+        led_until: Moment,
         sessions: Vec<SessionInfo>,
         records: &[(SessionId, InodeId)],
     ) -> Self {
@@ -187,7 +189,7 @@ impl Core {
         };
         core.leases = LeaseTable::new(GrantId(life << 32));
         core.grace = Grace::begin(
-            now,
+            led_until,
             sessions.iter().map(|s| s.session),
             records.iter().copied(),
         );
@@ -278,7 +280,12 @@ impl MountApi {
             .filter(|s| s.phase == SessionPhase::Ending)
             .map(|s| s.session)
             .collect();
-        *self.core() = Core::lead(life, self.now(), sessions, &records);
+        let status = self.raft().status();
+        let known = status.led_until.filter(|_| status.life == life);
+        // Not known: up to now.
+        let ago = known.map_or(Moment::ZERO, |at| at.elapsed());
+        let now = self.now();
+        *self.core() = Core::lead(life, now, now.saturating_sub(ago), sessions, &records);
         self.changed();
         for session in ending {
             tokio::spawn(self.clone().finish_ending(session));

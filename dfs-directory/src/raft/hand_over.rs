@@ -24,6 +24,7 @@ use openraft::{BasicNode, CommittedLeaderId, ServerState, Vote};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::Instant;
@@ -62,6 +63,8 @@ pub(super) struct HandOver {
     pub(super) peers: Peers,
     pub(super) proposing: Proposing,
     pub(super) status: StatusWatch,
+    /// Set from the first order on: see `election`.
+    pub(super) abstains: Arc<AtomicBool>,
 }
 
 impl HandOver {
@@ -69,7 +72,7 @@ impl HandOver {
     pub(super) async fn run(self, mut orders: mpsc::Receiver<Order>) {
         while let Some(done) = orders.recv().await {
             // It is about to stop: it must not win the next election.
-            self.raft.runtime_config().elect(false);
+            self.abstains.store(true, Ordering::SeqCst);
             let _nothing_on_its_way = self.proposing.lock().await;
             if self.raft.metrics().borrow().state == ServerState::Leader {
                 self.go().await;

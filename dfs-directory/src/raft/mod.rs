@@ -10,6 +10,7 @@
 //!                                              |-------> state_machine  apply, no flush
 //!  read ------> queue -----> reader (proof of the lead, shared)
 //!     `-------> tables (redb, a view of one moment)
+//!                            election: asks whether it is time, then stands (`contact`)
 //!                            keeper: checkpoints of the tables, then purges of the log
 //! ```
 //!
@@ -24,7 +25,9 @@
 //! log is applied again from there.
 
 mod batcher;
+mod contact;
 mod desk;
+mod election;
 mod hand_over;
 mod handle;
 #[cfg(any(test, feature = "testing"))]

@@ -8,6 +8,8 @@
 // The error type is openraft's, and its traits demand it as it is.
 #![allow(clippy::result_large_err)]
 
+use super::desk::Voted;
+use super::election::{Contacts, Sounding};
 use super::hand_over::Yielded;
 use super::types::TypeConfig;
 use super::wire::{self, Malformed};
@@ -44,6 +46,7 @@ pub(super) struct Peers {
     /// `None`: a group of one, without a network.
     identity: Option<Arc<Identity>>,
     member: u64,
+    contacts: Contacts,
     lines: Arc<Mutex<BTreeMap<u64, Arc<Line>>>>,
 }
 
@@ -56,10 +59,11 @@ impl fmt::Debug for Peers {
 }
 
 impl Peers {
-    pub(super) fn new(member: u64, identity: Option<Arc<Identity>>) -> Self {
+    pub(super) fn new(member: u64, identity: Option<Arc<Identity>>, contacts: Contacts) -> Self {
         Self {
             identity,
             member,
+            contacts,
             lines: Arc::default(),
         }
     }
@@ -76,7 +80,10 @@ impl Peers {
                 line
             }
         };
-        Peer { line }
+        Peer {
+            line,
+            contacts: self.contacts.clone(),
+        }
     }
 }
 
@@ -150,9 +157,9 @@ impl Line {
 }
 
 /// The client of one other member.
-#[derive(Debug)]
 pub(super) struct Peer {
     line: Arc<Line>,
+    contacts: Contacts,
 }
 
 impl Peer {
@@ -190,6 +197,18 @@ impl Peer {
         self.ask(RaftCallKind::Yield, payload, deadline)
             .await
             .map(drop)
+    }
+
+    /// Asks the member whether it would vote for this one.
+    pub(super) async fn would_vote(
+        &self,
+        sounding: Sounding,
+        deadline: Duration,
+    ) -> Result<bool, Error> {
+        let internal = |e: Malformed| Error::new(ErrorCode::Internal, e.to_string());
+        let payload = wire::encode(&sounding).map_err(internal)?;
+        let answer = self.ask(RaftCallKind::Sound, payload, deadline).await?;
+        wire::decode(&answer).map_err(internal)
     }
 
     /// One call and its answer, as openraft wants its failures told.
@@ -276,7 +295,12 @@ impl RaftNetwork<TypeConfig> for Peer {
         let answer = self
             .call(RaftCallKind::Vote, RPCTypes::Vote, payload, &option)
             .await?;
-        let answer = wire::decode_answer(&answer).map_err(|e| malformed(&e))?;
+        let (answer, age): Voted = wire::decode(&answer).map_err(|e| malformed(&e))?;
+        if answer.as_ref().is_ok_and(|a| a.vote_granted) {
+            // Before it counts: who is elected by it must know of it.
+            let term = request.vote.leader_id.term;
+            self.contacts.voted(term, Duration::from_millis(age));
+        }
         self.remote(answer)
     }
 

@@ -10,6 +10,7 @@
 //! voters is in the log, so before any of them can have heard of it, and is never given again.
 
 use super::batcher::not_leader;
+use super::election::Contacts;
 use super::status::RaftStatus;
 use super::types::Raft;
 use dfs_proto::error::{Error, ErrorCode, Result};
@@ -29,24 +30,32 @@ pub(super) struct Confirmations {
     queue: mpsc::Sender<Answer>,
     alone: Arc<AtomicBool>,
     status: watch::Receiver<RaftStatus>,
+    contacts: Contacts,
 }
 
 /// Gets the proofs.
 pub(super) struct Confirmer {
     queue: mpsc::Receiver<Answer>,
+    contacts: Contacts,
 }
 
 pub(super) fn new(
     alone: Arc<AtomicBool>,
     status: watch::Receiver<RaftStatus>,
+    contacts: Contacts,
 ) -> (Confirmations, Confirmer) {
     let (sender, receiver) = mpsc::channel(WAITING_READERS_MAX);
     let confirmations = Confirmations {
         queue: sender,
         alone,
         status,
+        contacts: contacts.clone(),
     };
-    (confirmations, Confirmer { queue: receiver })
+    let confirmer = Confirmer {
+        queue: receiver,
+        contacts,
+    };
+    (confirmations, confirmer)
 }
 
 impl Confirmations {
@@ -58,6 +67,7 @@ impl Confirmations {
             }
         }
         if self.alone.load(Ordering::SeqCst) {
+            self.contacts.hear();
             return Ok(());
         }
         let (answer, confirmed) = oneshot::channel();
@@ -91,6 +101,8 @@ impl Confirmer {
             .await
             > 0
         {
+            // First: who leads next must not take this proof for older than it is (`contact`).
+            self.contacts.hear();
             let result = prove(&raft).await;
             for answer in waiting.drain(..) {
                 let _ = answer.send(result.clone());

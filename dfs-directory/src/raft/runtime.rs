@@ -1,6 +1,7 @@
 //! The raft thread: opens the member's files, runs openraft, closes everything.
 
 use super::batcher;
+use super::election::{Contacts, Election, VOTER_PATIENCE};
 use super::hand_over::{HandOver, Proposing};
 use super::handle::{Inner, Live, RaftHandle, StoreSlot};
 use super::log_store::LogStore;
@@ -27,10 +28,8 @@ use tokio::task::JoinSet;
 /// openraft also uses it as the deadline of an append to another member: a flush there may take
 /// most of it.
 const HEARTBEAT_MS: u64 = 100;
-/// A follower that hears nothing stands for election after a time in this range.
-const ELECTION_MS: (u64, u64) = (300, 600);
 /// A leader that a majority has not answered for so long probably has a successor: the others
-/// elect one after 0.9 to 1.2 s of silence. More than that, since an answer may wait for slow disks;
+/// elect one after 0.7 to 1.2 s of silence. More than that, since an answer may wait for slow disks;
 /// less than the successor takes to give file servers up that stay with the old leader.
 const OUT_OF_TOUCH_MS: u64 = 1_500;
 /// Deadline of one piece of a snapshot at its receiver; the last one is installed within it.
@@ -105,6 +104,7 @@ struct Member {
     machine: StateMachine,
     store: StoreSlot,
     alone: Arc<AtomicBool>,
+    contacts: Contacts,
     id: MemberId,
     log_bytes_max: u64,
     supports: u16,
@@ -142,7 +142,8 @@ impl Member {
 
         let alone = Arc::new(AtomicBool::new(false));
         let log = LogStore::new(log, id.0, Arc::clone(&alone));
-        let peers = Peers::new(id.0, identity);
+        let contacts = Contacts::begin();
+        let peers = Peers::new(id.0, identity, contacts.clone());
         let raft = Raft::new(id.0, config()?, peers.clone(), log.clone(), machine.clone())
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
@@ -181,6 +182,7 @@ impl Member {
             machine,
             store: Arc::new(RwLock::new(Some(store))),
             alone,
+            contacts,
             id,
             log_bytes_max,
             supports,
@@ -194,13 +196,25 @@ impl Member {
             ..RaftStatus::default()
         });
         let (proposals, batcher) = batcher::new(statuses.clone());
-        let (confirmations, confirmer) = reader::new(Arc::clone(&self.alone), statuses.clone());
+        let (confirmations, confirmer) = reader::new(
+            Arc::clone(&self.alone),
+            statuses.clone(),
+            self.contacts.clone(),
+        );
         let (calls, called) = desk::new();
         let (orders, ordered) = mpsc::channel(1);
         let proposing = Proposing::default();
+        let election = Election {
+            raft: self.raft.clone(),
+            log: self.log.clone(),
+            peers: self.peers.clone(),
+            contacts: self.contacts.clone(),
+            abstains: Arc::default(),
+        };
         let mut tasks = self.spawn_tasks(status, confirmer);
         tasks.spawn(batcher.run(self.raft.clone(), proposing.clone()));
-        tasks.spawn(desk::run(self.raft.clone(), self.id, called));
+        tasks.spawn(election.clone().run());
+        tasks.spawn(desk::run(election.clone(), self.id, called));
         tasks.spawn(membership::run(
             self.raft.clone(),
             Arc::clone(&self.store),
@@ -212,6 +226,7 @@ impl Member {
             peers: self.peers.clone(),
             proposing,
             status: statuses.clone(),
+            abstains: election.abstains,
         };
         tasks.spawn(hand_over.run(ordered));
         let live = Live {
@@ -235,7 +250,7 @@ impl Member {
 
     fn spawn_tasks(&self, status: watch::Sender<RaftStatus>, confirmer: Confirmer) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        tasks.spawn(follow(self.raft.clone(), status));
+        tasks.spawn(follow(self.raft.clone(), status, self.contacts.clone()));
         tasks.spawn(confirmer.run(self.raft.clone()));
         tasks.spawn(keeper::run(
             self.raft.clone(),
@@ -279,11 +294,14 @@ impl Serving {
 }
 
 fn config() -> Result<Arc<openraft::Config>, StartError> {
+    let patience = u64::try_from(VOTER_PATIENCE.as_millis()).unwrap_or(u64::MAX);
     let config = openraft::Config {
         cluster_name: "dfs".to_owned(),
         heartbeat_interval: HEARTBEAT_MS,
-        election_timeout_min: ELECTION_MS.0,
-        election_timeout_max: ELECTION_MS.1,
+        // Of these the longer one is the voters' patience; who stands when is `election`'s.
+        enable_elect: false,
+        election_timeout_min: patience / 2,
+        election_timeout_max: patience,
         install_snapshot_timeout: SNAPSHOT_PIECE_MS,
         snapshot_max_chunk_size: SNAPSHOT_PIECE_BYTES,
         // The keeper says when, by size.
@@ -350,11 +368,11 @@ fn check_together(
 /// majority has not answered for as long as an election takes leads no more: whoever talks to it
 /// is to look for another one. Should there be none, it begins a new reign when a majority is
 /// back: what it kept in memory is gone.
-async fn follow(raft: Raft, status: watch::Sender<RaftStatus>) {
+async fn follow(raft: Raft, status: watch::Sender<RaftStatus>, contacts: Contacts) {
     let mut metrics = raft.metrics();
     let mut out_of_touch = None;
     loop {
-        let (next, again) = {
+        let (mut next, again) = {
             let metrics = metrics.borrow_and_update();
             let leads = metrics.state == ServerState::Leader;
             let silence = metrics.millis_since_quorum_ack.filter(|_| leads);
@@ -390,11 +408,18 @@ async fn follow(raft: Raft, status: watch::Sender<RaftStatus>) {
                 } else {
                     0
                 },
+                led_until: None,
                 failed,
             };
             (next, again)
         };
         status.send_if_modified(|present| {
+            // Once for each reign, before it can prove anything itself.
+            next.led_until = match next.leading {
+                true if present.life == next.life => present.led_until,
+                true => Some(contacts.led_until(next.term)),
+                false => None,
+            };
             let changed = *present != next;
             if changed {
                 report(present, &next);

@@ -1,6 +1,7 @@
 //! What a member tells about its part in the group of directory members.
 
 use dfs_proto::ids::MemberId;
+use std::time::Instant;
 
 /// A member's view of the group. It is a report: what it says may have changed meanwhile, so
 /// nothing is decided by it that `read` or `commit` do not confirm.
@@ -17,6 +18,9 @@ pub struct RaftStatus {
     /// Incarnation of this member's reign: never the same for two reigns, `0` while it does not
     /// lead. What a leader keeps in memory is worth nothing under another life.
     pub life: u64,
+    /// While it leads: no earlier leader has proved its lead by anything that began later than this.
+    /// `None`: not known.
+    pub led_until: Option<Instant>,
     /// Why the member has stopped for good (its disk failed).
     pub failed: Option<String>,
 }

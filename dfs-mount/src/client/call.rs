@@ -11,7 +11,11 @@ use dfs_proto::msg::namespace::{Mutate, Mutated, Mutation};
 use dfs_proto::msg::session::{GetMap, PushAttr, ReleaseLease, Stamp};
 use dfs_proto::payload::Payload;
 use dfs_proto::timing::REQUEST_DEADLINE;
+use std::fmt;
 use std::sync::Arc;
+
+/// Of a request as much is shown in a log: names are long, values of attributes longer.
+const REQUEST_CHARS_MAX: usize = 200;
 
 /// How long one sending waits for its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,21 +27,62 @@ pub(super) enum Wait {
     Long,
 }
 
-async fn send<R: Request>(up: &Up, request: &R, wait: Wait) -> Result<R::Response> {
-    let sent = match wait {
-        Wait::Short => {
-            let call = up
-                .connection
-                .call(request, Payload::default(), REQUEST_DEADLINE);
-            call.await
-        }
-        Wait::Long => {
-            up.connection
-                .call_undated(request, Payload::default())
-                .await
+async fn send<R: Request>(
+    up: &Up,
+    request: &R,
+    wait: Wait,
+    patience: &mut Patience,
+) -> Result<R::Response> {
+    let sent = async {
+        match wait {
+            Wait::Short => {
+                let call = up
+                    .connection
+                    .call(request, Payload::default(), REQUEST_DEADLINE);
+                call.await
+            }
+            Wait::Long => {
+                up.connection
+                    .call_undated(request, Payload::default())
+                    .await
+            }
         }
     };
+    let unanswered = Unanswered { request, wait };
+    let sent = patience.awaited(&Directory(up), &unanswered, sent).await;
     sent.map(|(response, _)| response)
+}
+
+/// Whom a request was sent to, in words.
+struct Directory<'a>(&'a Up);
+
+impl fmt::Display for Directory<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "directory {}", self.0.connection.peer_address())
+    }
+}
+
+/// Why a request takes long, in words.
+struct Unanswered<'a> {
+    request: &'a (dyn fmt::Debug + Sync),
+    wait: Wait,
+}
+
+impl fmt::Display for Unanswered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let request: String = format!("{:?}", self.request)
+            .chars()
+            .take(REQUEST_CHARS_MAX)
+            .collect();
+        write!(f, "no answer yet to {request}")?;
+        match self.wait {
+            Wait::Short => Ok(()),
+            Wait::Long => f.write_str(
+                "; another mount may have to give something up first (dfsctl sessions shows who \
+                 is silent)",
+            ),
+        }
+    }
 }
 
 fn names_grant(method: u16) -> bool {
@@ -54,7 +99,7 @@ impl Core {
         let mut patience = Patience::new(R::NAME);
         loop {
             let up = self.up().await?;
-            match send(&up, &request(up.session.id), wait).await {
+            match send(&up, &request(up.session.id), wait, &mut patience).await {
                 Ok(response) => return Ok((response, up)),
                 Err(error) => self.after_failure::<R>(&up, error, &mut patience).await?,
             }
@@ -75,7 +120,7 @@ impl Core {
                 let what = format!("{session} has ended, and {} with it", R::NAME);
                 return Err(Error::new(ErrorCode::SessionEnded, what));
             }
-            match send(&up, request, wait).await {
+            match send(&up, request, wait, &mut patience).await {
                 Ok(response) => return Ok((response, up)),
                 Err(error) => self.after_failure::<R>(&up, error, &mut patience).await?,
             }
@@ -116,7 +161,7 @@ impl Core {
                 }
                 return Ok(None);
             }
-            match send(&up, &request(stamped.stamp()), wait).await {
+            match send(&up, &request(stamped.stamp()), wait, &mut patience).await {
                 Ok(response) => return Ok(Some((response, up))),
                 Err(error) => {
                     in_doubt |= error.applied() == Applied::Unknown;
@@ -147,7 +192,7 @@ impl Core {
             _ if error.retry() == Retry::Never => return Err(error),
             _ => {}
         }
-        patience.pause(&"directory", &error).await;
+        patience.pause(&Directory(up), &error).await;
         Ok(())
     }
 

@@ -24,6 +24,9 @@ use std::time::Duration;
 /// A replica that does not answer a read by then is passed over for another.
 const READ_DEADLINE: Duration = SERVER_SILENT;
 
+/// Why a wait for a server is long, as long as nothing else is known.
+const NO_ANSWER: &str = "no answer yet";
+
 /// A request under way.
 struct Run<'a> {
     core: &'a Arc<Core>,
@@ -208,8 +211,9 @@ impl Core {
             let call = target
                 .connection
                 .call(&request, Payload::default(), READ_DEADLINE);
-            let read = self.watched(target.server, &target.connection, call).await;
-            match read {
+            let read = self.watched(target.server, &target.connection, call);
+            let server = target.server;
+            match run.patience.awaited(&server, &NO_ANSWER, read).await {
                 Ok((read, payload)) => {
                     let whole = payload.len() <= part.len as usize
                         && verify_checksums(part.offset, &payload, &read.checksums);
@@ -265,6 +269,8 @@ impl Core {
                 .connection
                 .call(&request, payload.clone(), REQUEST_DEADLINE);
             let call = self.watched(target.server, &target.connection, call);
+            let server = target.server;
+            let call = run.patience.awaited(&server, &NO_ANSWER, call);
             let written = tokio::select! {
                 written = call => written.map(|(written, _)| written),
                 () = self.map.epoch_left(group, target.epoch) => Err(Error::new(
@@ -316,7 +322,8 @@ impl Core {
             let calls = servers
                 .iter()
                 .map(|server| self.sync_replica(*server, &session, &request));
-            let answers = together(calls).await;
+            let all = together(calls);
+            let answers = run.patience.awaited(&group, &NO_ANSWER, all).await;
             for (server, synced) in servers.into_iter().zip(answers) {
                 match synced {
                     Ok(()) => run.op.answered(server),

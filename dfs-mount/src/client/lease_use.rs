@@ -12,7 +12,6 @@ use super::patience::backoff;
 use super::read_ahead::Basis;
 use dfs_proto::error::Result;
 use dfs_proto::msg::session::{AcquireLease, LeaseGrant, LeaseKind};
-use dfs_proto::timing::SLOW_WAIT;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -59,23 +58,6 @@ impl Drop for LeaseUse {
     fn drop(&mut self) {
         self.inode.state().lease.leave();
         self.inode.changed.notify_waiters();
-    }
-}
-
-/// Logs a wait that gets long: somebody else has not given the lease back.
-async fn told_when_slow<T>(inode: &Inode, asked: impl Future<Output = T>) -> T {
-    tokio::pin!(asked);
-    match tokio::time::timeout(SLOW_WAIT, &mut asked).await {
-        Ok(answer) => answer,
-        Err(_) => {
-            log::warn!(
-                "{}: the directory has not granted a lease for {} ms; another mount may still be \
-                 writing (dfsctl sessions shows who is silent)",
-                inode.id,
-                SLOW_WAIT.as_millis()
-            );
-            asked.await
-        }
     }
 }
 
@@ -156,7 +138,7 @@ impl Core {
                 inode: inode.id,
                 kind,
             });
-            match told_when_slow(inode, asked).await {
+            match asked.await {
                 Ok((grant, up)) => {
                     if self.accept_grant(inode, &grant, &up, since).await {
                         break Ok(());

@@ -1,16 +1,16 @@
-//! The link to the directory: one connection to its leader, the session, heartbeats, the right
-//! to cache. Runs as one task on the names runtime, for the life of the mount.
+//! The link to the directory: one connection to its leader, the session, heartbeats. Runs as one task on the names runtime, for the life of the mount.
 
 use super::callbacks::Callbacks;
 use super::clock;
 use super::core::Core;
 use super::patience::Patience;
 use super::session::Session;
+use dfs_proto::elsewhere::leader_elsewhere;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::ClusterId;
 use dfs_proto::msg::session::{Heartbeat, HeartbeatAck, OpenSession};
 use dfs_proto::payload::Payload;
-use dfs_proto::timing::{CACHE_RIGHT, REQUEST_DEADLINE, SESSION_HEARTBEAT};
+use dfs_proto::timing::{REQUEST_DEADLINE, SESSION_HEARTBEAT};
 use dfs_proto::transport::{Connection, Identity, Role, connect};
 use dfs_proto::whereabouts::Whereabouts;
 use std::sync::Arc;
@@ -21,6 +21,11 @@ use tokio::sync::watch;
 /// A heartbeat without an answer for this long: another member may lead by now. If not, only the
 /// connection is made anew.
 const HEARTBEAT_DEADLINE: Duration = SESSION_HEARTBEAT.saturating_mul(2);
+
+/// A heartbeat without an answer for this long: the other members are asked whether one of them leads
+/// by now, again and again until the answer comes or is given up.
+const SUSPICIOUS: Duration = Duration::from_millis(600);
+const ASK_AGAIN: Duration = Duration::from_millis(150);
 
 /// A member that does not greet within this is paused or cut off: another one is tried. Less than
 /// the deadline of the connection attempt in it, so that silence is told from a refusal.
@@ -74,8 +79,13 @@ pub(super) async fn run(core: Arc<Core>) {
     let mut patience = Patience::new("the connection to the directory");
     loop {
         core.link.send_replace(LinkState::Connecting);
+        let address = dialer.directory.present().to_owned();
         let established = tokio::select! {
-            established = establish(&core, &mut dialer, &mut session) => established,
+            established = patience.awaited(
+                &address,
+                &"no answer yet",
+                establish(&core, &mut dialer, &mut session),
+            ) => established,
             _ = stopping.wait_for(|stop| *stop) => break,
         };
         match established {
@@ -98,7 +108,6 @@ pub(super) async fn run(core: Arc<Core>) {
                         core.link.send_replace(LinkState::Refused(error.clone()));
                     }
                 }
-                let address = dialer.directory.present().to_owned();
                 dialer.directory.turn(&error);
                 *super::guard::lock(&core.last_failure) = Some(format!("{address}: {error}"));
                 tokio::select! {
@@ -128,13 +137,7 @@ async fn establish(
     dialer: &mut Dialer,
     session: &mut Option<Arc<Session>>,
 ) -> Result<Up> {
-    let identity = Arc::new(Identity {
-        cluster: dialer.cluster,
-        node: core.node,
-        incarnation: core.incarnation,
-        role: Role::Mount,
-        secret: core.options.secret.clone(),
-    });
+    let identity = identity(core, dialer);
     let address = dialer.directory.present().to_owned();
     let service = Arc::new(Callbacks::new(core));
     let connection = tokio::time::timeout(DIAL_DEADLINE, connect(&address, identity, service))
@@ -145,6 +148,16 @@ async fn establish(
         connection.close(&error.to_string());
     }
     result
+}
+
+fn identity(core: &Core, dialer: &Dialer) -> Arc<Identity> {
+    Arc::new(Identity {
+        cluster: dialer.cluster,
+        node: core.node,
+        incarnation: core.incarnation,
+        role: Role::Mount,
+        secret: core.options.secret.clone(),
+    })
 }
 
 async fn greet(
@@ -247,6 +260,34 @@ async fn heartbeat(
     Ok(ack)
 }
 
+/// One heartbeat; if its answer takes long, `NotLeader` as soon as another member leads.
+async fn heartbeat_here_or_elsewhere(
+    core: &Arc<Core>,
+    dialer: &mut Dialer,
+    up: &Arc<Up>,
+) -> Result<HeartbeatAck> {
+    let beat = heartbeat(core, &up.connection, &up.session);
+    tokio::pin!(beat);
+    if let Ok(answer) = tokio::time::timeout(SUSPICIOUS, &mut beat).await {
+        return answer;
+    }
+    loop {
+        let elsewhere = leader_elsewhere(dialer.directory.clone(), identity(core, dialer));
+        let found = tokio::select! {
+            answer = &mut beat => return answer,
+            found = elsewhere => found,
+        };
+        if let Some(not_leader) = found {
+            // Else it comes next while the new leader is not ready.
+            dialer.directory.note_silence();
+            return Err(not_leader);
+        }
+        if let Ok(answer) = tokio::time::timeout(ASK_AGAIN, &mut beat).await {
+            return answer;
+        }
+    }
+}
+
 /// Heartbeats until the link has to be renewed.
 async fn beat(core: &Arc<Core>, dialer: &mut Dialer, up: &Arc<Up>) -> Error {
     let mut ticks = tokio::time::interval(SESSION_HEARTBEAT);
@@ -260,7 +301,7 @@ async fn beat(core: &Arc<Core>, dialer: &mut Dialer, up: &Arc<Up>) -> Error {
                 return Error::new(ErrorCode::Disconnected, "the connection has ended");
             }
         }
-        match heartbeat(core, &up.connection, &up.session).await {
+        match heartbeat_here_or_elsewhere(core, dialer, up).await {
             Ok(ack) => {
                 dialer.directory.learn(&ack.members);
                 if ack.leader_life != up.leader_life {
@@ -316,58 +357,6 @@ impl Core {
             _ = sessions.wait_for(|s| s.as_ref().is_some_and(|s| s.life > ended.life)) => Ok(()),
             _ = stopping.wait_for(|stop| *stop) => {
                 Err(Error::new(ErrorCode::ShuttingDown, "the mount has ended"))
-            }
-        }
-    }
-
-    /// The right to cache now lasts until `CACHE_RIGHT` after `sent`. If it had lapsed before,
-    /// the shared leases are gone: others may have written since.
-    fn renew_right(self: &Arc<Self>, sent: u64) {
-        let until = sent + CACHE_RIGHT.as_nanos() as u64;
-        let before = *self.right.borrow();
-        if before != 0 && before < clock::now() {
-            log::info!("the right to cache had lapsed; shared leases are asked for anew");
-            self.lose_shared_leases();
-        }
-        self.right.send_if_modified(|present| {
-            let later = until > *present;
-            if later {
-                *present = until;
-            }
-            later
-        });
-    }
-
-    /// What remains of the right to cache.
-    pub(super) fn right_left(&self) -> Duration {
-        let until = *self.right.borrow();
-        Duration::from_nanos(until.saturating_sub(clock::now()))
-    }
-
-    /// Waits until there is a right to read at all (self-fence).
-    pub(super) async fn right(&self) -> Result<()> {
-        if !self.right_left().is_zero() {
-            return Ok(());
-        }
-        let mut right = self.right.subscribe();
-        let mut stopping = self.stopping.subscribe();
-        let mut patience = Patience::new("the right to read");
-        loop {
-            right.borrow_and_update();
-            if !self.right_left().is_zero() {
-                return Ok(());
-            }
-            patience.note(
-                &"directory",
-                &"no heartbeat was answered, so others may be writing",
-            );
-            let delay = patience.delay().max(Duration::from_millis(20));
-            tokio::select! {
-                _ = right.changed() => {}
-                () = tokio::time::sleep(delay) => {}
-                _ = stopping.wait_for(|stop| *stop) => {
-                    return Err(Error::new(ErrorCode::ShuttingDown, "the mount has ended"));
-                }
             }
         }
     }

@@ -16,6 +16,7 @@
 //! ends there, a change goes on in the background until its outcome is known. A lock wait that is
 //! dropped is cancelled.
 
+mod cache_right;
 mod call;
 mod callbacks;
 mod changes;

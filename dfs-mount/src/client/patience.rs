@@ -41,6 +41,25 @@ impl Patience {
         tokio::time::sleep(delay).await;
     }
 
+    /// Awaits an answer of `target`, and logs when that makes the wait a long one.
+    pub(super) async fn awaited<T>(
+        &mut self,
+        target: &(dyn Display + Sync),
+        cause: &(dyn Display + Sync),
+        answer: impl Future<Output = T>,
+    ) -> T {
+        tokio::pin!(answer);
+        if !self.told {
+            // A little more: `note` looks at the time once again.
+            let left = SLOW_WAIT.saturating_sub(clock::elapsed(self.since)) + RETRY_DELAY_MIN;
+            if let Ok(answer) = tokio::time::timeout(left, &mut answer).await {
+                return answer;
+            }
+            self.note(target, cause);
+        }
+        answer.await
+    }
+
     /// Logs, once, that this has been taking long.
     pub(super) fn note(&mut self, target: &(dyn Display + Sync), cause: &(dyn Display + Sync)) {
         if !self.told && clock::elapsed(self.since) > SLOW_WAIT {

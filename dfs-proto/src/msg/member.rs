@@ -15,6 +15,8 @@ pub enum RaftCallKind {
     Snapshot,
     /// The leader is about to stop: another member is to lead at once.
     Yield,
+    /// Would the receiver vote for the sender? Promises nothing.
+    Sound,
 }
 
 /// A message of the replicated log. Request and answer travel as payload, in the form that the

@@ -53,9 +53,10 @@ pub mod scrub;
 pub mod session;
 
 use serde::{Serialize, de::DeserializeOwned};
+use std::fmt::Debug;
 
 /// A request that can be sent over a connection.
-pub trait Request: Serialize + DeserializeOwned + Send + 'static {
+pub trait Request: Serialize + DeserializeOwned + Debug + Send + Sync + 'static {
     /// Its number on the wire, never reused for another meaning.
     const METHOD: u16;
     /// Its name in logs.

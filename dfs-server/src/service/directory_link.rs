@@ -242,6 +242,8 @@ impl DirectoryLink {
                 }
                 Some(found) = elsewhere.join_next(), if !elsewhere.is_empty() => {
                     if let Ok(Some(not_leader)) = found {
+                        // Else it comes next while the new leader is not ready.
+                        self.directory.note_silence();
                         return not_leader;
                     }
                 }
