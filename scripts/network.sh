@@ -104,12 +104,13 @@ known_node() { # NODE: die if it has no namespace here
   [ -e "$NETNS/$(namespace "$1")" ] || die "no such node in this cluster: $1"
 }
 
-# A node, or all of a kind: servers, mounts, directories.
+# A node, or all of a kind: servers, mounts, directories; or all that there are.
 members() { # NODES -> one name a line
-  local file
+  local file kind
   case $1 in
     servers | mounts) set -- "${1%s}" ;;
     directories) set -- directory ;;
+    all) for kind in directories servers mounts; do members "$kind"; done; return 0 ;;
     *) known_node "$1"; echo "$1"; return 0 ;;
   esac
   for file in "$NETNS/$(network_id).$1"-*; do
@@ -129,7 +130,7 @@ change_cuts() { # add|delete FROM [TO]
   else
     for from in $(members "$2"); do
       for to in $(members "$3"); do
-        # A server is no peer of itself.
+        # A node is no peer of itself.
         [ "$from" != "$to" ] || continue
         rules+=("$verb element bridge dfs pairs { $(node_address "$from") . $(node_address "$to") }")
       done

@@ -6,6 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+/// Somebody leads the directory, and all members vote, within this.
+const LEADER: Duration = Duration::from_secs(60);
+
+/// Entries of the log that a member may lack and still count as whole: work goes on.
+const BEHIND: u64 = 100;
+
 /// A running cluster in a dir of its own.
 #[derive(Debug)]
 pub struct Cluster {
@@ -127,7 +133,7 @@ impl Cluster {
     }
 
     /// Drops what `from` sends to `to`, in an isolated cluster. Both may be kinds: `servers`,
-    /// `mounts`, `directories`.
+    /// `mounts`, `directories`, `all`.
     pub fn cut(&self, from: &str, to: &str) {
         run(self.script("cut").args([from, to]));
     }
@@ -168,6 +174,48 @@ impl Cluster {
     pub fn ask(&self, what: &str) -> Value {
         let text = run(&mut self.ctl(&["--json", what]));
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{what}: {e}: {text}"))
+    }
+
+    /// The members of the directory as their leader tells; none while nobody leads.
+    pub fn members(&self) -> Vec<Value> {
+        let asked = output(&mut self.ctl(&["--json", "directory"]));
+        let told: Value = serde_json::from_slice(&asked.stdout).unwrap_or_default();
+        told["members"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// The node that leads, if somebody does.
+    pub fn present_leader(&self) -> Option<String> {
+        let members = self.members();
+        let leads = members.iter().find(|m| m["leader"] == true)?;
+        let address = leads["address"].as_str()?;
+        let nodes = (1..=members.len()).map(|n| format!("directory-{n}"));
+        nodes
+            .filter(|node| self.data(node).join("address").exists())
+            .find(|node| self.address(node) == address)
+    }
+
+    /// The node that leads, waiting for it.
+    pub fn leader(&self) -> String {
+        let mut found = None;
+        crate::eventually("a leader", LEADER, || {
+            found = self.present_leader();
+            found.is_some()
+        });
+        found.expect("it was waited for")
+    }
+
+    /// Whether so many members of the directory vote, and have all of the log but for a little.
+    pub fn has_members(&self, count: usize) -> bool {
+        let members = self.members();
+        let whole =
+            |m: &Value| m["votes"] == true && m["behind"].as_u64().is_some_and(|n| n < BEHIND);
+        members.len() == count && members.iter().all(whole)
+    }
+
+    pub fn wait_for_members(&self, count: usize) {
+        crate::eventually("all members of the directory vote", LEADER, || {
+            self.has_members(count)
+        });
     }
 
     /// Whether every replica group has all its wanted members in-sync.

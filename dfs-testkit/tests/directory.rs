@@ -5,7 +5,6 @@
 
 use dfs_testkit::cluster::Cluster;
 use dfs_testkit::eventually;
-use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -91,39 +90,6 @@ impl Drop for Stops<'_> {
     }
 }
 
-/// The members as the leader sees them; none while there is no leader that answers.
-fn members(cluster: &Cluster) -> Vec<Value> {
-    let asked = cluster.ctl(&["--json", "directory"]).output().unwrap();
-    let status: Value = serde_json::from_slice(&asked.stdout).unwrap_or_default();
-    status["members"].as_array().cloned().unwrap_or_default()
-}
-
-fn leader(cluster: &Cluster) -> String {
-    let mut found = None;
-    eventually("a leader", Duration::from_secs(20), || {
-        let members = members(cluster);
-        let leads = members.iter().find(|m| m["leader"] == true);
-        found = leads.and_then(|m| m["address"].as_str().map(str::to_owned));
-        found.is_some()
-    });
-    let address = found.unwrap();
-    (1..=3)
-        .map(|n| format!("directory-{n}"))
-        .find(|node| cluster.address(node) == address)
-        .unwrap()
-}
-
-/// All three members vote and have everything.
-fn wait_for_all_members(cluster: &Cluster) {
-    eventually("three members that vote", Duration::from_secs(30), || {
-        let members = members(cluster);
-        members.len() == 3
-            && members
-                .iter()
-                .all(|m| m["votes"] == true && m["behind"].as_u64().is_some_and(|n| n < 50))
-    });
-}
-
 #[test]
 fn any_member_of_the_directory_may_die() {
     let cluster = Cluster::up(&["--directories", "3", "--mounts", "2"]);
@@ -191,34 +157,34 @@ fn faults(cluster: &Cluster) {
     std::thread::sleep(Duration::from_millis(500));
     // The leader dies, twice.
     for _ in 0..2 {
-        let node = leader(cluster);
+        let node = cluster.leader();
         cluster.node("kill", &node);
-        leader(cluster);
+        cluster.leader();
         cluster.node("start", &node);
-        wait_for_all_members(cluster);
+        cluster.wait_for_members(3);
     }
     // It is paused for longer than an election, and goes on believing that it leads.
-    let node = leader(cluster);
+    let node = cluster.leader();
     cluster.node("pause", &node);
     std::thread::sleep(Duration::from_secs(3));
     cluster.node("resume", &node);
-    wait_for_all_members(cluster);
+    cluster.wait_for_members(3);
     // A follower loses its disk: a new member takes its place.
     let lost = (1..=3)
         .map(|n| format!("directory-{n}"))
-        .find(|node| *node != leader(cluster))
+        .find(|node| *node != cluster.leader())
         .unwrap();
     cluster.node("kill", &lost);
     fs::remove_dir_all(cluster.data(&lost)).unwrap();
     fs::create_dir(cluster.data(&lost)).unwrap();
     cluster.node("start", &lost);
-    wait_for_all_members(cluster);
+    cluster.wait_for_members(3);
     // Every member is stopped and started again, one after the other.
     for number in 1..=3 {
         let node = format!("directory-{number}");
         cluster.node("stop", &node);
         cluster.node("start", &node);
-        wait_for_all_members(cluster);
+        cluster.wait_for_members(3);
     }
 }
 
@@ -255,9 +221,10 @@ fn a_member_is_taken_out_by_hand() {
     let cluster = Cluster::up(&["--directories", "3"]);
     let mount = cluster.mount(1);
     fs::write(mount.join("before"), "x").unwrap();
-    let gone = leader(&cluster);
+    let gone = cluster.leader();
     let address = cluster.address(&gone);
-    let number = members(&cluster)
+    let number = cluster
+        .members()
         .iter()
         .find(|m| m["address"] == *address)
         .unwrap()["member"]
@@ -268,7 +235,7 @@ fn a_member_is_taken_out_by_hand() {
         .unwrap();
     assert!(removed.status.success(), "{removed:?}");
     eventually("two members are left", Duration::from_secs(20), || {
-        let members = members(&cluster);
+        let members = cluster.members();
         members.len() == 2
             && members
                 .iter()

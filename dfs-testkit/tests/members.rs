@@ -1,5 +1,5 @@
-//! The members of the directory in operation: they are updated, backed up, restored, run out of
-//! disk; and random changes of the namespace while their leader dies.
+//! The members of the directory in operation: they are updated, run out of disk, sessions are
+//! evicted; and random changes of the namespace while their leader dies.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,34 +24,6 @@ fn json(command: &mut Command) -> Value {
 
 fn directory(cluster: &Cluster) -> Value {
     json(&mut cluster.ctl(&["--json", "directory"]))
-}
-
-/// The node that leads.
-fn leader(cluster: &Cluster) -> String {
-    let mut found = None;
-    eventually("a leader", SOON, || {
-        let status = directory(cluster);
-        let members = status["members"].as_array().cloned().unwrap_or_default();
-        let leads = members.iter().find(|m| m["leader"] == true);
-        found = leads.and_then(|m| m["address"].as_str().map(str::to_owned));
-        found.is_some()
-    });
-    let address = found.unwrap();
-    (1..=3)
-        .map(|n| format!("directory-{n}"))
-        .find(|node| cluster.address(node) == address)
-        .unwrap()
-}
-
-fn wait_for_all_members(cluster: &Cluster) {
-    eventually("three members that vote", SOON, || {
-        let status = directory(cluster);
-        let members = status["members"].as_array().cloned().unwrap_or_default();
-        members.len() == 3
-            && members
-                .iter()
-                .all(|m| m["votes"] == true && m["behind"].as_u64().is_some_and(|n| n < 50))
-    });
 }
 
 /// Four threads on two mounts, each with a subtree and a model of it; the leader of the directory
@@ -83,11 +55,11 @@ fn random_changes_agree_with_their_models_through_kills_of_the_leader() {
             .collect();
         for _ in 0..kills {
             std::thread::sleep(Duration::from_secs(1));
-            let node = leader(cluster);
+            let node = cluster.leader();
             cluster.node("kill", &node);
-            leader(cluster);
+            cluster.leader();
             cluster.node("start", &node);
-            wait_for_all_members(cluster);
+            cluster.wait_for_members(3);
         }
         println!(
             "{} of 4 threads were still at work after the last kill",
@@ -187,108 +159,6 @@ fn libc_eio() -> i32 {
 }
 
 #[test]
-fn a_backup_of_the_names_makes_a_new_directory() {
-    let cluster = Cluster::up(&["--directories", "3", "--mounts", "1"]);
-    let mount = cluster.mount(1);
-    let content = |number: u32| format!("file {number}\n").repeat(2000);
-    fs::create_dir(mount.join("dir")).unwrap();
-    for number in 0..20 {
-        // Synced: a backup has the sizes that the directory has been told.
-        let mut file = File::create(mount.join(format!("dir/{number}"))).unwrap();
-        file.write_all(content(number).as_bytes()).unwrap();
-        file.sync_all().unwrap();
-    }
-    let backup = cluster.dir().join("names.backup");
-    let exported = output(&mut cluster.ctl(&["directory", "export", backup.to_str().unwrap()]));
-    assert!(exported.status.success(), "{exported:?}");
-    // The cluster goes on: new files, longer and shorter ones, another epoch.
-    fs::write(mount.join("dir/later"), "after the backup").unwrap();
-    let mut grown = OpenOptions::new()
-        .append(true)
-        .open(mount.join("dir/0"))
-        .unwrap();
-    grown.write_all(b"more").unwrap();
-    grown.sync_all().unwrap();
-    let cut = OpenOptions::new()
-        .write(true)
-        .open(mount.join("dir/1"))
-        .unwrap();
-    cut.set_len(10).unwrap();
-    cut.sync_all().unwrap();
-    drop((grown, cut));
-    cluster.node("kill", "server-3");
-    fs::write(mount.join("dir/2"), content(200)).unwrap();
-    cluster.node("start", "server-3");
-    cluster.wait_healthy(SOON);
-    // All members are lost, with their disks.
-    cluster.node("stop", "mount-1");
-    let address = cluster.address("directory-1");
-    for number in 1..=3 {
-        let node = format!("directory-{number}");
-        cluster.node("kill", &node);
-        fs::remove_dir_all(cluster.data(&node)).unwrap();
-        if number > 1 {
-            let _ = fs::remove_file(cluster.dir().join(format!("run/{node}.pid")));
-        }
-    }
-    let data = cluster.data("directory-1");
-    import(&data, &backup, &address);
-    // The script starts it again as the member that it is now.
-    cluster.node("start", "directory-1");
-    cluster.wait_healthy(SOON);
-    cluster.node("start", "mount-1");
-    for number in 3..20 {
-        let read = fs::read_to_string(mount.join(format!("dir/{number}"))).unwrap();
-        assert!(read == content(number), "file {number}");
-    }
-    // What was changed since: as long as it was then, with what the servers have.
-    assert!(fs::read_to_string(mount.join("dir/0")).unwrap() == content(0));
-    let long = fs::read(mount.join("dir/1")).unwrap();
-    assert_eq!(long.len(), content(1).len());
-    assert!(long[10..].iter().all(|byte| *byte == 0));
-    assert_eq!(
-        fs::read(mount.join("dir/2")).unwrap().len(),
-        content(2).len()
-    );
-    assert!(fs::metadata(mount.join("dir/later")).is_err());
-    // New files work, and grow through what others had left behind.
-    fs::write(mount.join("dir/new"), content(9)).unwrap();
-    let grown = OpenOptions::new()
-        .write(true)
-        .open(mount.join("dir/0"))
-        .unwrap();
-    grown.set_len(content(0).len() as u64 + 100).unwrap();
-    let read = fs::read(mount.join("dir/0")).unwrap();
-    assert!(read[content(0).len()..].iter().all(|byte| *byte == 0));
-    // What belongs to no name any more is found, and goes.
-    output(&mut cluster.ctl(&["fsck", "--repair"]));
-    eventually("a clean file system", SOON, || {
-        output(&mut cluster.ctl(&["fsck"])).status.success()
-    });
-    let again = output(&mut import_command(&data, &backup, &address));
-    assert!(String::from_utf8_lossy(&again.stderr).contains("takes an empty dir"));
-}
-
-fn import_command(data: &Path, backup: &Path, address: &str) -> Command {
-    let mut command = Command::new(binary("dfs-directory"));
-    command.arg("--data").arg(data);
-    command.args(["--listen", address, "--import"]).arg(backup);
-    command
-}
-
-/// Imports, and stops the new member when it serves.
-fn import(data: &Path, backup: &Path, address: &str) {
-    let mut running = import_command(data, backup, address).spawn().unwrap();
-    eventually("the new member serves", SOON, || {
-        assert!(running.try_wait().unwrap().is_none(), "it has ended");
-        data.join("address").exists()
-    });
-    let terminated = Command::new("kill").arg(running.id().to_string()).status();
-    assert!(terminated.unwrap().success());
-    assert!(running.wait().unwrap().success());
-}
-
-#[test]
 fn members_of_two_versions_run_side_by_side() {
     let cluster = Cluster::up(&["--directories", "1", "--mounts", "1"]);
     let mount = cluster.mount(1);
@@ -338,17 +208,17 @@ fn a_full_disk_of_a_member_stops_nobody_else() {
         std::os::unix::fs::symlink(disk.dir(), dir.join("data/directory-1")).unwrap();
     });
     let mount = cluster.mount(1);
-    wait_for_all_members(&cluster);
+    cluster.wait_for_members(3);
     for leads in [true, false] {
         // directory-1 leads, or follows.
         eventually("the wanted role", SOON, || {
-            let present = leader(&cluster);
+            let present = cluster.leader();
             if (present == "directory-1") != leads {
                 cluster.node("stop", &present);
                 cluster.node("start", &present);
-                wait_for_all_members(&cluster);
+                cluster.wait_for_members(3);
             }
-            (leader(&cluster) == "directory-1") == leads
+            (cluster.leader() == "directory-1") == leads
         });
         let filler = cluster.data("directory-1").join("filler");
         fill(&filler);
@@ -363,10 +233,10 @@ fn a_full_disk_of_a_member_stops_nobody_else() {
                 .count()
                 > usize::from(!leads)
         });
-        assert_ne!(leader(&cluster), "directory-1");
+        assert_ne!(cluster.leader(), "directory-1");
         fs::remove_file(&filler).unwrap();
         // It comes back by itself.
-        wait_for_all_members(&cluster);
+        cluster.wait_for_members(3);
         for number in 0..300 {
             let name = mount.join(format!("{leads}-{number}"));
             assert_eq!(fs::read_to_string(name).unwrap(), number.to_string());

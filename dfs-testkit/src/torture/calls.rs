@@ -13,6 +13,7 @@ const HANGS: Duration = Duration::from_secs(60);
 /// Kinds of calls.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Call {
+    Create,
     Open,
     Read,
     Write,
@@ -27,7 +28,8 @@ pub(super) enum Call {
 }
 
 impl Call {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
+        Self::Create,
         Self::Open,
         Self::Read,
         Self::Write,

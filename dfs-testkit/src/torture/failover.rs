@@ -3,6 +3,7 @@
 use super::calls::Calls;
 use super::faults::{Fault, Kind, Side, WAYS};
 use super::load::{Load, Loader};
+use super::table::Row;
 use super::{Ending, MOUNTS, Result, SERVERS};
 use crate::cluster::{Cluster, output};
 use crate::random::Random;
@@ -29,43 +30,6 @@ pub struct Failover {
     pub only: Option<String>,
 }
 
-/// Stalls of one row.
-struct Row {
-    name: String,
-    load: Load,
-    bound: Duration,
-    stalls: Vec<Duration>,
-    healed: Vec<Duration>,
-}
-
-impl Row {
-    fn p95(&self) -> Duration {
-        let mut all = self.stalls.clone();
-        all.sort();
-        let at = (all.len() * 95).div_ceil(100).max(1) - 1;
-        all.get(at).copied().unwrap_or_default()
-    }
-
-    fn print(&self) {
-        let mut all = self.stalls.clone();
-        all.sort();
-        let median = all.get(all.len() / 2).copied().unwrap_or_default();
-        let most = all.last().copied().unwrap_or_default();
-        let healed = self.healed.iter().max().copied().unwrap_or_default();
-        println!(
-            "| {} | {} | {} | {} | {} | {} | {:.1} | {} |",
-            self.name,
-            self.load,
-            all.len(),
-            median.as_millis(),
-            self.p95().as_millis(),
-            most.as_millis(),
-            healed.as_secs_f64(),
-            if self.p95() < self.bound { "yes" } else { "NO" }
-        );
-    }
-}
-
 /// Runs it and prints the table; an error if a call failed or a bound was missed.
 pub fn failover(run: &Failover) -> Result<()> {
     let cluster = super::cluster();
@@ -89,25 +53,13 @@ pub fn failover(run: &Failover) -> Result<()> {
             rows.extend(under(&cluster, load, &kinds, &mut random)?);
         }
     }
-    println!(
-        "\n| fault | load | faults | longest call: median, ms | p95 | most | in-sync after its end, s | within the bound |"
-    );
-    println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |");
-    rows.iter().for_each(Row::print);
+    Row::print_all(&rows, "in-sync after its end, s");
     let answer = output(&mut cluster.ctl(&["verify"]));
     if !answer.status.success() {
         let told = String::from_utf8_lossy(&answer.stdout).into_owned();
         return Err(format!("dfsctl verify: {told}"));
     }
-    let missed: Vec<&str> = rows
-        .iter()
-        .filter(|row| row.p95() >= row.bound)
-        .map(|row| row.name.as_str())
-        .collect();
-    match missed.is_empty() {
-        true => Ok(()),
-        false => Err(format!("longer than the bound: {}", missed.join("; "))),
-    }
+    Row::missed(&rows)
 }
 
 type Planned = (Kind, u64, Duration, Duration);
@@ -141,13 +93,7 @@ fn rounds(
 ) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (kind, rounds, lasts, bound) in kinds {
-        let mut row = Row {
-            name: kind.to_string(),
-            load,
-            bound: *bound,
-            stalls: Vec::new(),
-            healed: Vec::new(),
-        };
+        let mut row = Row::new(kind.to_string(), load, *bound);
         for round in 0..*rounds {
             let server = 1 + (random.below(2) + round) % SERVERS;
             let fault = Fault {

@@ -2,7 +2,8 @@
 //!
 //! Workers on two mounts make calls and check every answer against what was acknowledged before,
 //! while a seeded schedule kills, pauses, restarts and cuts off one file server after the other.
-//! `endurance` is the long mixed run, `failover` the table of stalls. Both want a cluster whose
+//! `endurance` is the long mixed run, `failover` the table of stalls; `leaders` is the table for the
+//! directory's leader. All want a cluster whose
 //! nodes have networks of their own.
 //!
 //! A call that fails, waits too long or shows other bytes than the acknowledged ones ends the run.
@@ -13,12 +14,18 @@ mod endurance;
 mod failover;
 mod faults;
 mod files;
+mod history;
+mod leaders;
 mod load;
+mod machine;
+mod names;
 mod processes;
 mod shared;
+mod table;
 
 pub use endurance::{Endurance, endurance};
 pub use failover::{Failover, failover};
+pub use leaders::{Leaders, leaders};
 
 use crate::cluster::Cluster;
 use std::time::{Duration, Instant};

@@ -1,0 +1,260 @@
+//! A history of calls on a few names, and whether one order explains it.
+//!
+//! Each name is a register: empty, or what it refers to. The workers are threads of one process, so
+//! they have one clock: a call that returned before another one began comes before it in any order.
+//! Names are checked together, since a rename changes two. A history is explained by an order of all
+//! its calls in which each sees what those before it left (it is linearizable); a call that is shown
+//! something older than what was acknowledged before, by whichever leader, has none.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Calls that are shown when there is no order.
+const SHOWN: usize = 25;
+
+/// Names of a history.
+pub(super) const NAMES: usize = 3;
+
+/// What the names refer to.
+type State = [Option<u64>; NAMES];
+
+/// What a call did, or was told.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Deed {
+    /// Looked at a name.
+    Saw(usize, Option<u64>),
+    /// Made a name that was not there; `false`: it was.
+    Made(usize, u64, bool),
+    /// Put something in the place of whatever was there.
+    Put(usize, u64),
+    /// Gave one name's content to another one; `false`: there was none.
+    Moved(usize, usize, bool),
+    /// Took a name away; `false`: there was none.
+    Removed(usize, bool),
+}
+
+impl Deed {
+    /// The state after it; `None` if it can't have gone so.
+    fn after(self, mut state: State) -> Option<State> {
+        let possible = match self {
+            Self::Saw(name, seen) => state[name] == seen,
+            Self::Made(name, _, done) => state[name].is_none() == done,
+            Self::Put(..) => true,
+            Self::Moved(from, _, done) => state[from].is_some() == done,
+            Self::Removed(name, done) => state[name].is_some() == done,
+        };
+        match self {
+            Self::Made(name, value, true) | Self::Put(name, value) => state[name] = Some(value),
+            Self::Moved(from, to, true) => {
+                state[to] = state[from];
+                state[from] = None;
+            }
+            Self::Removed(name, true) => state[name] = None,
+            _ => {}
+        }
+        possible.then_some(state)
+    }
+}
+
+/// One call: from when it was made to when it had returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Entry {
+    pub(super) called: Duration,
+    pub(super) returned: Duration,
+    pub(super) deed: Deed,
+}
+
+/// A lock that somebody held: certainly from `from` to `to`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Held {
+    pub(super) by: usize,
+    pub(super) from: Duration,
+    pub(super) to: Duration,
+}
+
+/// An order that may have happened so far: which of the calls under way have had their effect, and
+/// what they left.
+type Possible = (BTreeSet<usize>, State);
+
+/// Looks for an order; says at which call there is none. All names are empty at first.
+pub(super) fn explain(history: &[Entry]) -> Result<(), String> {
+    // Calls begin and end at these times; at the same time, beginnings come first.
+    let mut events: Vec<(Duration, bool, usize)> = Vec::with_capacity(history.len() * 2);
+    for (at, entry) in history.iter().enumerate() {
+        events.push((entry.called, false, at));
+        events.push((entry.returned, true, at));
+    }
+    events.sort();
+    let mut under_way = BTreeSet::new();
+    let mut possible: BTreeSet<Possible> = BTreeSet::from([Default::default()]);
+    for (_, ends, at) in events {
+        if !ends {
+            under_way.insert(at);
+            continue;
+        }
+        let before = possible.clone();
+        possible = with(at, possible, &under_way, history);
+        under_way.remove(&at);
+        if possible.is_empty() {
+            return Err(unexplained(at, &before, &under_way, history));
+        }
+    }
+    Ok(())
+}
+
+/// The orders in which the call `at` has had its effect by now.
+fn with(
+    at: usize,
+    possible: BTreeSet<Possible>,
+    under_way: &BTreeSet<usize>,
+    history: &[Entry],
+) -> BTreeSet<Possible> {
+    let mut seen = possible.clone();
+    let mut open: Vec<Possible> = possible.into_iter().collect();
+    let mut found = BTreeSet::new();
+    while let Some((done, state)) = open.pop() {
+        if done.contains(&at) {
+            let mut done = done;
+            done.remove(&at);
+            found.insert((done, state));
+            continue;
+        }
+        for next in under_way.iter().filter(|next| !done.contains(next)) {
+            let Some(state) = history[*next].deed.after(state) else {
+                continue;
+            };
+            let mut done = done.clone();
+            done.insert(*next);
+            if seen.insert((done.clone(), state)) {
+                open.push((done, state));
+            }
+        }
+    }
+    found
+}
+
+fn unexplained(
+    at: usize,
+    possible: &BTreeSet<Possible>,
+    under_way: &BTreeSet<usize>,
+    history: &[Entry],
+) -> String {
+    let call = history[at];
+    let states: BTreeSet<&State> = possible.iter().map(|(_, state)| state).collect();
+    let mut last: Vec<&Entry> = history
+        .iter()
+        .filter(|entry| entry.returned <= call.returned)
+        .chain(under_way.iter().map(|other| &history[*other]))
+        .collect();
+    last.sort_by_key(|entry| entry.called);
+    let shown = last.len().saturating_sub(SHOWN);
+    let mut told = format!(
+        "no order of calls explains {:?}, answered at {:?}: before it the names may have been \
+         {states:?}. The last calls, from when to when:",
+        call.deed, call.returned
+    );
+    for entry in &last[shown..] {
+        told += &format!(
+            "\n  {:10.3} {:10.3} ms  {:?}",
+            entry.called.as_secs_f64() * 1e3,
+            entry.returned.as_secs_f64() * 1e3,
+            entry.deed
+        );
+    }
+    told
+}
+
+/// Whether nobody held the lock together with another one.
+pub(super) fn exclusive(held: &mut [Held]) -> Result<(), String> {
+    held.sort_by_key(|held| held.from);
+    for pair in held.windows(2) {
+        if pair[1].from < pair[0].to {
+            return Err(format!(
+                "two held the lock at once: {:?} and {:?}",
+                pair[0], pair[1]
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn entry(called: u64, returned: u64, deed: Deed) -> Entry {
+        Entry {
+            called: at(called),
+            returned: at(returned),
+            deed,
+        }
+    }
+
+    #[test]
+    fn calls_under_way_at_once_may_go_either_way() {
+        for seen in [None, Some(1), Some(2)] {
+            let history = [
+                entry(0, 10, Deed::Made(0, 1, true)),
+                entry(0, 10, Deed::Put(0, 2)),
+                entry(5, 20, Deed::Saw(0, seen)),
+            ];
+            // Made and put: put came later, or it would not have been made. The look came anywhere.
+            assert_eq!(explain(&history), Ok(()), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_seen_by_all_later_calls() {
+        let stale = [
+            entry(0, 10, Deed::Put(1, 7)),
+            entry(20, 30, Deed::Put(1, 8)),
+            entry(40, 50, Deed::Saw(1, Some(7))),
+        ];
+        let why = explain(&stale).expect_err("an old value");
+        assert!(why.contains("Saw(1, Some(7))"), "{why}");
+        // New, then old again.
+        let back = [
+            entry(0, 100, Deed::Put(0, 1)),
+            entry(10, 20, Deed::Saw(0, Some(1))),
+            entry(30, 40, Deed::Saw(0, None)),
+        ];
+        assert!(explain(&back).is_err());
+    }
+
+    #[test]
+    fn a_move_changes_two_names_at_once() {
+        let moved = |seen| {
+            [
+                entry(0, 10, Deed::Made(0, 5, true)),
+                entry(20, 30, Deed::Moved(0, 2, true)),
+                entry(40, 50, Deed::Saw(2, Some(5))),
+                entry(60, 70, Deed::Saw(0, seen)),
+            ]
+        };
+        assert_eq!(explain(&moved(None)), Ok(()));
+        assert!(explain(&moved(Some(5))).is_err());
+        let twice = [
+            entry(0, 10, Deed::Made(0, 5, true)),
+            entry(20, 30, Deed::Removed(0, true)),
+            entry(40, 50, Deed::Removed(0, true)),
+        ];
+        assert!(explain(&twice).is_err());
+    }
+
+    #[test]
+    fn a_lock_has_one_holder() {
+        let held = |by, from, to| Held {
+            by,
+            from: at(from),
+            to: at(to),
+        };
+        let mut good = [held(1, 20, 30), held(0, 0, 20), held(1, 40, 50)];
+        assert_eq!(exclusive(&mut good), Ok(()));
+        let mut bad = [held(1, 19, 30), held(0, 0, 20)];
+        assert!(exclusive(&mut bad).is_err());
+    }
+}
