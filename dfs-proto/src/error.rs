@@ -124,6 +124,8 @@ codes! {
     TooBig = 3022, Never, No, E2BIG;
     /// The inode's extended attributes have reached their limit.
     NoRoomForAttribute = 3023, Never, No, ENOSPC;
+    /// There are no data at or behind the offset.
+    NoData = 3024, Never, No, ENXIO;
 
     /// The request's epoch is not this server's (`detail` is the server's own).
     WrongEpoch = 4001, Refreshed, Unknown, EIO;

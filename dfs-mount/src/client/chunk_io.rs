@@ -13,7 +13,7 @@ use dfs_proto::ids::{
     ChunkIndex, ChunkKey, Epoch, Generation, GroupId, MapVersion, ServerId, Version,
 };
 use dfs_proto::layout::ChunkRange;
-use dfs_proto::msg::chunk::{ReadChunk, SyncChunks, WriteChunk};
+use dfs_proto::msg::chunk::{FindChunks, FoundChunks, ReadChunk, SyncChunks, WriteChunk};
 use dfs_proto::msg::namespace::GetAttr;
 use dfs_proto::payload::{Payload, block_checksums, verify_checksums};
 use dfs_proto::timing::{REQUEST_DEADLINE, SERVER_SILENT};
@@ -183,6 +183,13 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Whether chunks are in order from `from` on, and some if more are to follow.
+fn is_progress(found: &FoundChunks, from: ChunkIndex) -> bool {
+    let starts = found.chunks.first().is_none_or(|first| *first >= from);
+    let rises = found.chunks.windows(2).all(|pair| pair[0] < pair[1]);
+    starts && rises && (found.end || !found.chunks.is_empty())
+}
+
 impl Core {
     /// Reads a part of a chunk. What is missing at its end is zeros.
     pub(super) async fn read_chunk(
@@ -229,6 +236,42 @@ impl Core {
             }
         }
         Ok(bytes)
+    }
+
+    /// Which chunks a group has of the inode, from one on, at most so many; and whether it has no
+    /// further ones.
+    pub(super) async fn find_chunks(
+        self: &Arc<Self>,
+        inode: &Inode,
+        session: Arc<Session>,
+        group: GroupId,
+        from: ChunkIndex,
+        items_max: usize,
+    ) -> Result<FoundChunks> {
+        let mut run = Run::new(self, inode, session, OpKind::Read, group, inode.id.0);
+        let mut found = None;
+        while let Some(target) = run.target().await? {
+            let request = FindChunks {
+                inode: inode.id,
+                group,
+                epoch: target.epoch,
+                generation: target.generation,
+                from,
+                items_max: items_max as u32,
+            };
+            let call = target
+                .connection
+                .call(&request, Payload::default(), READ_DEADLINE);
+            match self.watched(target.server, &target.connection, call).await {
+                Ok((answer, _)) if is_progress(&answer, from) => {
+                    found = Some(answer);
+                    run.op.answered(target.server);
+                }
+                Ok(_) => run.failed(target.server, ErrorCode::Malformed.into()),
+                Err(error) => run.failed(target.server, error),
+            }
+        }
+        found.ok_or_else(|| ErrorCode::Internal.into())
     }
 
     /// Writes a part of a chunk, exactly once. At most one for each chunk at a time.

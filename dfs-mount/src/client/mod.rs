@@ -10,7 +10,7 @@
 //! | pure machines | `logic` |
 //! | directory | `link` (connection, heartbeats, right to cache), `session`, `call` (retries), `reclaim`, `callbacks` |
 //! | file servers | `servers`, `map_cache`, `chunk_io` |
-//! | operations | `names`, `changes`, `opens`, `read`, `write`, `punch`, `sync`, `push`, `locks`, `xattrs`, `privileges` |
+//! | operations | `names`, `changes`, `opens`, `read`, `write`, `punch`, `sync`, `push`, `locks`, `xattrs`, `privileges`, `seek` |
 //!
 //! Everything may be called from any task of any tokio runtime. Futures may be dropped: a read
 //! ends there, a change goes on in the background until its outcome is known. A lock wait that is
@@ -43,6 +43,7 @@ mod reach;
 mod read;
 mod read_ahead;
 mod reclaim;
+mod seek;
 mod servers;
 mod session;
 mod start;
@@ -60,7 +61,7 @@ pub use dfs_proto::msg::namespace::{Creator, DirPageEntry, RenameFlags};
 pub use kernel::{BoxFuture, KernelCache, NoKernel};
 pub use locks::Cancel;
 pub use logic::{
-    authority, chunk_op, dir_cache, filled, gate, held_locks, lease, recall, stream, window,
+    authority, chunk_op, dir_cache, filled, gate, held_locks, lease, recall, sparse, stream, window,
 };
 pub use privileges::{Keeps, Writer};
 pub use types::{
@@ -406,6 +407,18 @@ impl Client {
     ) -> Result<usize> {
         let write = self.core.write(handle.0.clone(), at, data, mode, writer);
         self.limited(write).await
+    }
+
+    /// Where data, or a hole, begin from an offset on. What this host has stored into shared maps is
+    /// to be written out before, see `may_have_stored`.
+    pub async fn seek(&self, handle: &Handle, offset: u64, seek: sparse::Seek) -> Result<u64> {
+        self.limited(self.core.find_from(&handle.0, offset, seek))
+            .await
+    }
+
+    /// Whether the kernel may have data in a shared map that it has not written out.
+    pub fn may_have_stored(&self, handle: &Handle) -> bool {
+        self.core.may_have_stored(&handle.0)
     }
 
     /// Takes away what the writer may not keep of a file that it is about to change by other means

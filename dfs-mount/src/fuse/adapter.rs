@@ -400,10 +400,19 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOTTY);
     }
 
-    // For these two the kernel has a way of its own and remembers to take it.
-    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
-        reply.error(Errno::ENOSYS);
+    fn lseek(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.start_seek(request, self.file(fh), offset, whence, reply);
     }
+
+    // For this one the kernel has a way of its own and remembers to take it.
 
     fn copy_file_range(
         &self,

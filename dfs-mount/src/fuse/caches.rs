@@ -225,6 +225,15 @@ impl Caches {
         }
     }
 
+    /// Has the kernel write out what was stored into shared maps of the inode. Returns when that is
+    /// done; the pages are gone then.
+    pub(super) async fn write_out(&self, inode: InodeId) {
+        let Some(me) = self.me() else { return };
+        let whole = PageRange::covering(0, u64::MAX);
+        // It can't fail but by the end of the runtime.
+        let _ = tokio::task::spawn_blocking(move || invalidate(&me, inode, &[whole])).await;
+    }
+
     fn with_gate(&self, inode: InodeId, act: impl FnOnce(&mut Entry) -> Vec<RecallAction>) {
         let mut state = self.lock();
         let Some(entry) = state.entries.get_mut(&inode) else {

@@ -8,6 +8,7 @@ use super::handles::Opened;
 use super::interrupt::until_interrupted;
 use super::privileges::writer;
 use super::serve::{Adapter, INTERRUPTED};
+use crate::client::sparse::Seek;
 use crate::client::{Allocate, Created, Handle, OpenMode, ReadMode, WriteAt, WriteMode, Writer};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::InodeId;
@@ -15,7 +16,8 @@ use dfs_proto::msg::namespace::Creator;
 use dfs_proto::name::FileName;
 use dfs_proto::payload::Payload;
 use fuser::{
-    FileHandle, FopenFlags, ReplyCreate, ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite, Request,
+    FileHandle, FopenFlags, ReplyCreate, ReplyData, ReplyEmpty, ReplyLseek, ReplyOpen, ReplyWrite,
+    Request,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -260,5 +262,33 @@ impl Adapter {
             }
         };
         self.change_data(request, reply, work, |reply, ()| reply.ok());
+    }
+
+    /// SEEK_DATA and SEEK_HOLE; the kernel does the others by itself.
+    pub(super) fn start_seek(
+        &self,
+        request: &Request,
+        handle: Result<Handle>,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let (client, caches) = (self.client.clone(), self.caches.clone());
+        let work = async move {
+            let handle = handle?;
+            let seek = match whence {
+                libc::SEEK_DATA => Seek::Data,
+                libc::SEEK_HOLE => Seek::Hole,
+                _ => return Err(Error::from(ErrorCode::InvalidArgument)),
+            };
+            let offset = u64::try_from(offset).map_err(|_| Error::from(ErrorCode::NoData))?;
+            if client.may_have_stored(&handle) {
+                caches.write_out(handle.inode()).await;
+            }
+            client.seek(&handle, offset, seek).await
+        };
+        self.change_data(request, reply, work, |reply, found| {
+            reply.offset(i64::try_from(found).unwrap_or(i64::MAX));
+        });
     }
 }

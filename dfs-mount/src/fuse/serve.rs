@@ -14,8 +14,8 @@ use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::InodeId;
 use fuser::{
     Errno, FileHandle, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -52,6 +52,7 @@ refuse!(
     ReplyEmpty,
     ReplyEntry,
     ReplyLock,
+    ReplyLseek,
     ReplyOpen,
     ReplyStatfs,
     ReplyWrite,

@@ -1,7 +1,9 @@
 //! Mount -> file server: data.
 
 use super::requests;
-use crate::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, Sequence, SessionId, Version};
+use crate::ids::{
+    ChunkIndex, ChunkKey, Epoch, Generation, GroupId, InodeId, Sequence, SessionId, Version,
+};
 use serde::{Deserialize, Serialize};
 
 /// First frame of a mount on a connection to a file server: all its requests are of this
@@ -68,7 +70,27 @@ pub struct SyncChunks {
     pub group: GroupId,
     pub epoch: Epoch,
     pub generation: Generation,
-    pub chunks: Vec<(crate::ids::ChunkIndex, Version)>,
+    pub chunks: Vec<(ChunkIndex, Version)>,
+}
+
+/// Which chunks of an inode a group has, from one on: where its data are. Of an in-sync replica,
+/// under a lease.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct FindChunks {
+    pub inode: InodeId,
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub generation: Generation,
+    pub from: ChunkIndex,
+    pub items_max: u32,
+}
+
+/// Chunks that are not holes, in their order.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct FoundChunks {
+    pub chunks: Vec<ChunkIndex>,
+    /// The group has no further ones.
+    pub end: bool,
 }
 
 requests! {
@@ -76,4 +98,5 @@ requests! {
     0x0602 ReadChunk => ChunkRead;
     0x0603 WriteChunk => ChunkWritten;
     0x0604 SyncChunks => ();
+    0x0605 FindChunks => FoundChunks;
 }

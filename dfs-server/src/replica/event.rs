@@ -10,7 +10,9 @@ use dfs_proto::ids::{
     ChunkKey, Epoch, Generation, GroupId, Incarnation, InodeId, ServerRun, SessionId, Version,
 };
 use dfs_proto::layout::FileLayout;
-use dfs_proto::msg::chunk::{ChunkRead, ChunkWritten, ReadChunk, SyncChunks, WriteChunk};
+use dfs_proto::msg::chunk::{
+    ChunkRead, ChunkWritten, FindChunks, FoundChunks, ReadChunk, SyncChunks, WriteChunk,
+};
 use dfs_proto::msg::control::{
     AdoptEpochs, CutInode, CutMade, EpochsAdopted, EpochsEffective, EqualiseGroups, FenceSessions,
     GroupsEqualised, GroupsReleased, ReleaseGroups, SessionsFenced,
@@ -49,6 +51,7 @@ pub enum Request {
     Read(ReadChunk),
     Write(WriteChunk),
     Sync(SyncChunks),
+    Find(FindChunks),
     Adopt(AdoptEpochs),
     Equalise(EqualiseGroups),
     Effective(EpochsEffective),
@@ -74,6 +77,7 @@ pub enum Request {
 pub enum Response {
     Read(ChunkRead),
     Written(ChunkWritten),
+    Found(FoundChunks),
     Adopted(EpochsAdopted),
     Equalised(GroupsEqualised),
     Cut(CutMade),

@@ -244,6 +244,7 @@ impl ReplicaCore {
             (Request::Read(r), _) => self.read(caller, r, h),
             (Request::Write(r), _) => self.write(caller, r, payload, h),
             (Request::Sync(r), _) => self.sync(caller, r, h),
+            (Request::Find(r), _) => self.find(caller, r, h),
             (Request::Adopt(r), Sender::Directory) => self.adopt(caller, r, h),
             (Request::Equalise(r), Sender::Directory) => self.equalise(caller, r, h),
             (Request::Effective(r), Sender::Directory) => self.effective(caller, r, h),

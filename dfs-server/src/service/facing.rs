@@ -6,7 +6,7 @@ use crate::scrub::Scrubber;
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::SessionId;
 use dfs_proto::msg::Request as _;
-use dfs_proto::msg::chunk::{BindSession, ReadChunk, SyncChunks, WriteChunk};
+use dfs_proto::msg::chunk::{BindSession, FindChunks, ReadChunk, SyncChunks, WriteChunk};
 use dfs_proto::msg::control::{
     AdoptEpochs, CutInode, EpochsEffective, EqualiseGroups, FenceSessions, ReleaseGroups,
     VerifyChunks,
@@ -144,6 +144,7 @@ fn decode(incoming: &Incoming, from: Sender) -> Option<Result<Request, Error>> {
             ReadChunk => Read,
             WriteChunk => Write,
             SyncChunks => Sync,
+            FindChunks => Find,
         },
         Sender::Directory => one_of! {
             AdoptEpochs => Adopt,
@@ -177,6 +178,7 @@ pub(super) fn answer(incoming: Incoming, result: Result<Response, Error>, payloa
     let method = incoming.method;
     match response {
         Response::Read(read) => incoming.answer::<ReadChunk>(Ok(read), payload),
+        Response::Found(found) => incoming.answer::<FindChunks>(Ok(found), payload),
         Response::Written(written) => incoming.answer::<WriteChunk>(Ok(written), payload),
         Response::Adopted(adopted) => incoming.answer::<AdoptEpochs>(Ok(adopted), payload),
         Response::Equalised(groups) => incoming.answer::<EqualiseGroups>(Ok(groups), payload),

@@ -167,6 +167,7 @@ async fn call(
         Request::Read(_)
         | Request::Write(_)
         | Request::Sync(_)
+        | Request::Find(_)
         | Request::Adopt(_)
         | Request::Equalise(_)
         | Request::Effective(_)

@@ -12,6 +12,7 @@
 //! | `recall` | how the kernel's pages go |
 //! | `filled` | where the kernel may have pages that a write makes old |
 //! | `stream` | what a sequential reader will want next |
+//! | `sparse` | where a sparse file has data |
 //! | `held_locks` | which locks a new leader is told of |
 
 pub mod authority;
@@ -22,5 +23,6 @@ pub mod gate;
 pub mod held_locks;
 pub mod lease;
 pub mod recall;
+pub mod sparse;
 pub mod stream;
 pub mod window;

@@ -4,6 +4,7 @@ mod fake;
 mod names;
 mod reach;
 mod read_ahead;
+mod seek;
 mod sync;
 mod xattrs;
 

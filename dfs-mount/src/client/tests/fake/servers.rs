@@ -30,6 +30,10 @@ impl Service for Server {
                 let result = incoming.decode::<SyncChunks>().and_then(|r| self.sync(r));
                 incoming.answer::<SyncChunks>(result, Payload::default());
             }
+            FindChunks::METHOD => {
+                let found = incoming.decode::<FindChunks>().and_then(|r| self.find(&r));
+                incoming.answer::<FindChunks>(found, Payload::default());
+            }
             _ => incoming.refuse_unknown(),
         }
     }
@@ -45,6 +49,22 @@ impl Server {
             return Err(ErrorCode::WrongRole.into());
         }
         Ok(())
+    }
+
+    fn find(&self, request: &FindChunks) -> Result<FoundChunks> {
+        let state = lock(&self.1.state);
+        self.check(&state, request.group, request.epoch)?;
+        let there = state.chunks.iter().filter(|(key, chunk)| {
+            let group = state.inodes[&key.inode].layout.group_of(key.index);
+            (key.inode, group) == (request.inode, request.group)
+                && key.index >= request.from
+                && chunk.version != Version::HOLE
+        });
+        let mut chunks: Vec<ChunkIndex> = there.map(|(key, _)| key.index).collect();
+        let all = chunks.len();
+        chunks.truncate(request.items_max as usize);
+        let end = chunks.len() == all;
+        Ok(FoundChunks { chunks, end })
     }
 
     fn read(&self, request: &ReadChunk) -> Result<(ChunkRead, Payload)> {
