@@ -85,7 +85,7 @@ found! {
     a_joining_member_promoted_too_early: PromoteEarly, 2;
     members_that_are_not_made_equal: SkipEqualising, 3;
     an_epoch_that_serves_before_it_is_effective: ServeBeforeEffective, 1;
-    a_sync_that_hides_a_lost_write: HideLostWrites, 16;
+    a_sync_that_hides_a_lost_write: HideLostWrites, 131;
     a_failed_sync_answered_as_done: HideFailedSyncs, 16;
     an_adoption_without_the_fences: ForgetFences, 2;
     an_adoption_while_the_disk_works: AdoptUndrained, 86;
@@ -108,6 +108,15 @@ fn a_cut_that_takes_what_was_written_after_it() {
         ..Options::default()
     };
     find("LateCuts", options, 5);
+}
+
+#[test]
+fn a_witness_that_is_believed_after_a_loss_of_power() {
+    let options = Options {
+        around: Around::WitnessBelieved,
+        ..Options::default()
+    };
+    find("WitnessBelieved", options, 113);
 }
 
 #[test]

@@ -68,14 +68,16 @@ fn seeds_break_no_rule() {
     let (reads, writes, epochs) = (sum(|r| r.reads), sum(|r| r.writes), sum(|r| r.epochs));
     println!(
         "{seeds} seeds: {} steps, {reads} reads, {writes} writes, {} cuts, {} syncs, \
-         {epochs} epochs, {} losses of power in whole groups",
+         {epochs} epochs, {} losses of power in whole groups, {} kills that took nothing",
         sum(|r| r.steps),
         sum(|r| r.cuts),
         sum(|r| r.syncs),
         sum(|r| r.losses),
+        sum(|r| r.kept),
     );
     // A simulation in which nothing happens finds nothing.
     assert!(reads > 100 * seeds && writes > 50 * seeds && epochs > 4 * seeds);
+    assert!(seeds < 100 || sum(|r| r.kept) > seeds / 2);
 }
 
 #[test]

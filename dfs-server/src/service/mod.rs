@@ -23,5 +23,5 @@ mod verify;
 pub use directory_link::{DirectoryLink, Notice, refusal};
 pub use driver::Driver;
 pub use facing::Facing;
-pub use past::begin as begin_run;
+pub use past::{begin as begin_run, told_and_kept};
 pub use peers::Peers;

@@ -17,24 +17,36 @@ const RUNS_MAX: usize = 256;
 /// Begins a run: returns what earlier ones left, and writes this one down. `intact` says that the
 /// last one took nothing with it: it stopped orderly, or it was killed and nothing is missing.
 pub fn begin(store: &ChunkStore, me: Incarnation, intact: bool) -> Result<DataDirPast> {
-    let mut past = match store.note(NOTE) {
+    let kept = match store.note(NOTE) {
         Some(note) => decode(&note).ok_or_else(|| {
             let text = "the data dir's list of runs cannot be read: use the newer program";
             StoreError::Refused(text.into())
         })?,
         None => DataDirPast::default(),
     };
+    let (told, next) = told_and_kept(kept, me, intact);
+    store.put_note(NOTE, &encode(&next))?;
+    store.watch()?;
+    Ok(told)
+}
+
+/// What a run tells of the earlier ones, and what is kept for the next one; pure. `kept` is what the
+/// run before it kept, `intact` whether that one took nothing with it.
+pub fn told_and_kept(
+    kept: DataDirPast,
+    me: Incarnation,
+    intact: bool,
+) -> (DataDirPast, DataDirPast) {
+    let mut told = kept;
     if !intact {
-        past.intact = 0;
+        told.intact = 0;
     }
-    let mut next = past.clone();
+    let mut next = told.clone();
     next.runs.push(me);
     next.runs.drain(..next.runs.len().saturating_sub(RUNS_MAX));
     // Counts if this run takes nothing with it, too: else the next one begins with `intact` false.
-    next.intact = (past.intact + 1).min(RUNS_MAX as u32);
-    store.put_note(NOTE, &encode(&next))?;
-    store.watch()?;
-    Ok(past)
+    next.intact = (told.intact + 1).min(RUNS_MAX as u32);
+    (told, next)
 }
 
 /// `intact`, then the runs: little-endian.

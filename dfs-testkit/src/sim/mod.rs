@@ -59,6 +59,8 @@ pub enum Around {
     SameRun,
     /// After a loss of power a file server says that it was stopped in good order.
     CleanAfterPowerLoss,
+    /// A file server believes a witness of before a loss of power, and looks at nothing.
+    WitnessBelieved,
     /// A chunk store makes every cut that it is asked for, whatever it holds by then.
     LateCuts,
 }
@@ -90,6 +92,8 @@ pub struct Report {
     pub syncs: u64,
     /// How often all copies of a group had lost power, so that what was not synced was gone.
     pub losses: u64,
+    /// How often a server was killed, and could say at its next start that nothing is missing.
+    pub kept: u64,
     /// Epochs that all groups went through.
     pub epochs: u64,
 }

@@ -83,6 +83,8 @@ pub(crate) struct Schedule {
     lives: BTreeMap<Node, (u64, bool)>,
     digest: u64,
     pub(crate) steps: u64,
+    /// Kills that took nothing away, as the server could say.
+    pub(crate) kept: u64,
     pub(crate) around: Around,
     violation: Option<String>,
     tracing: bool,
@@ -110,6 +112,7 @@ impl Schedule {
             lives: BTreeMap::new(),
             digest: 0xcbf2_9ce4_8422_2325,
             steps: 0,
+            kept: 0,
             around: options.around,
             violation: None,
             tracing: tracing || live,

@@ -52,6 +52,36 @@ impl World {
         })
     }
 
+    /// Faults that wait to strike are taken back where a copy that has everything went away
+    /// meanwhile: a lost message is enough for that, and the group would go on with this one alone.
+    pub(in crate::sim) fn spare_last_copies(&mut self) {
+        let groups = &self.directory.placed.groups;
+        let epochs = groups.values().map(|record| record.config.epoch.0).sum();
+        if std::mem::replace(&mut self.spared, epochs) == epochs {
+            return;
+        }
+        let mut spared = Vec::new();
+        for (group, record) in groups {
+            for server in &self.servers {
+                let place = server.place;
+                let concerned = self.serves(place, record) && self.is_ill(server, *group);
+                if concerned && !self.has_another(*group, record, place, true) {
+                    spared.push((place, *group));
+                }
+            }
+        }
+        for (place, group) in spared {
+            self.schedule
+                .trace(|| format!("server {place} has the last copy of {group}: it stays whole"));
+            self.servers[place].disk.spare(group);
+        }
+    }
+
+    fn is_ill(&self, server: &Server, group: GroupId) -> bool {
+        let mut rotten = server.disk.rotten().into_iter();
+        server.disk.trouble.is_failing() || rotten.any(|(of, _)| of == group)
+    }
+
     fn holds_rot(&self) -> bool {
         self.servers.iter().any(|s| !s.disk.damaged().is_empty())
     }
@@ -64,12 +94,8 @@ impl World {
 
     /// Whether a member's copy has rotted, or its disk fails.
     fn is_ailing(&self, group: GroupId, record: &GroupRecord) -> bool {
-        let ailing = |server: &Server| {
-            let mut rotten = server.disk.rotten().into_iter();
-            server.disk.trouble.is_failing() || rotten.any(|(of, _)| of == group)
-        };
         let mut servers = self.servers.iter();
-        servers.any(|server| self.serves(server.place, record) && ailing(server))
+        servers.any(|server| self.serves(server.place, record) && self.is_ill(server, group))
     }
 
     /// Whether the directory and a server can talk.

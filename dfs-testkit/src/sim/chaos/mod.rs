@@ -110,8 +110,8 @@ impl World {
         let fault = self.mood.fault(&mut self.schedule.random);
         let place = self.schedule.random.index(self.shape.servers);
         match fault {
-            Fault::Kill => self.kill_server(place, false),
-            Fault::Power => self.kill_server(place, true),
+            Fault::Kill => self.kill_server(place),
+            Fault::Power => self.power_fails(place),
             Fault::Stop => self.stop_server(place),
             Fault::Blackout => self.blackout(),
             Fault::Cut => self.cut(),
@@ -211,13 +211,26 @@ impl World {
         }
     }
 
-    fn kill_server(&mut self, place: usize, power: bool) {
-        let allowed = self.may_go(place) && (!power || self.may_lose_power(place));
-        if !self.servers[place].is_up() || !allowed {
+    fn kill_server(&mut self, place: usize) {
+        if !self.servers[place].is_up() || !self.may_go(place) {
             return;
         }
-        self.servers[place].kill(&mut self.schedule, power);
+        // What a kill tears is good for nothing, as if it had been lost.
+        let tears = self.may_lose_power(place);
+        self.servers[place].kill(&mut self.schedule, tears);
         self.server_comes_back(place);
+    }
+
+    /// The machine of a server loses its power, also while its process is down.
+    fn power_fails(&mut self, place: usize) {
+        if !self.may_go(place) || !self.may_lose_power(place) {
+            return;
+        }
+        let returns = self.servers[place].is_up();
+        self.servers[place].lose_power(&mut self.schedule);
+        if returns {
+            self.server_comes_back(place);
+        }
     }
 
     fn stop_server(&mut self, place: usize) {
@@ -236,8 +249,9 @@ impl World {
             if !self.schedule.random.chance(900) {
                 continue;
             }
-            if self.servers[place].is_up() {
-                self.servers[place].kill(&mut self.schedule, true);
+            let returns = self.servers[place].is_up();
+            self.servers[place].lose_power(&mut self.schedule);
+            if returns {
                 self.server_comes_back(place);
             }
         }

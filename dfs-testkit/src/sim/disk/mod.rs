@@ -1,9 +1,10 @@
 //! A file server's chunk store in memory. It has the parts that matter: what is on disk and what
 //! a power cut would take, damage, full disks and failures (`trouble`); the work that it does (`work`)
-//! and what may be looked up in it (`holdings`).
+//! what may be looked up in it (`holdings`), and what proves after a kill that all is there (`witness`).
 
 mod holdings;
 mod trouble;
+mod witness;
 mod work;
 
 use dfs_proto::cluster::GroupConfig;
@@ -12,6 +13,7 @@ use dfs_proto::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, SessionId, V
 use dfs_proto::msg::peer::{ChunkState, WriteRecord};
 use std::collections::{BTreeMap, BTreeSet};
 pub(crate) use trouble::Trouble;
+use witness::Witness;
 
 /// One chunk as it is stored.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -75,6 +77,10 @@ pub(crate) struct Disk {
     configs: BTreeMap<GroupId, GroupConfig>,
     fenced: BTreeSet<SessionId>,
     pub(crate) trouble: Trouble,
+    /// What the last process left in the machine's memory.
+    witness: Option<Witness>,
+    /// A planted bug: the witness is not in memory.
+    pub(crate) keeps_witness: bool,
     /// A planted bug: cuts take what was written after them.
     pub(crate) late_cuts: bool,
 }

@@ -51,6 +51,9 @@ impl Disk {
     /// The power goes: each chunk falls back to some state between its last sync and now, or is
     /// torn between them. The groups of which something is lost.
     pub(crate) fn lose_power(&mut self, random: &mut Random) -> BTreeSet<GroupId> {
+        if !self.keeps_witness {
+            self.witness = None;
+        }
         let mut lost = BTreeSet::new();
         for slot in self.slots.values_mut() {
             if slot.past.is_empty() {
@@ -70,6 +73,25 @@ impl Disk {
             slot.past.clear();
         }
         lost
+    }
+
+    /// What a process was writing when it was killed is there in part. What it only appended counts
+    /// as not there.
+    pub(crate) fn tear(&mut self, op: DiskOp, random: &mut Random) {
+        let DiskOp::Write { key, offset, .. } = &op else {
+            return;
+        };
+        let (key, offset) = (*key, *offset as usize);
+        let before = self.slots.get(&key).map(|slot| slot.now.clone());
+        let overwrites = |copy: &Copy| copy.stored.as_ref().is_some_and(|s| offset < s.bytes.len());
+        let Some(before) = before.filter(|copy| copy.is_whole() && overwrites(copy)) else {
+            return;
+        };
+        if self.work(op).is_ok()
+            && let Some(slot) = self.slots.get_mut(&key)
+        {
+            tear(&mut slot.now, &[before], random);
+        }
     }
 
     /// Some chunk rots, unnoticed.
@@ -101,6 +123,17 @@ impl Disk {
         slots.map(|(key, slot)| (slot.group, *key)).collect()
     }
 
+    /// What has rotted in a group can be read again, and the disk does not fail after all.
+    pub(crate) fn spare(&mut self, group: GroupId) {
+        self.trouble.sync_fails = false;
+        self.trouble.write_fails = false;
+        for slot in self.slots.values_mut().filter(|slot| slot.group == group) {
+            if matches!(slot.now.damage, Damage::Hidden | Damage::Rot) {
+                slot.now.damage = Damage::None;
+            }
+        }
+    }
+
     /// Everything is read and verified.
     pub(crate) fn verify(&mut self) {
         for slot in self.slots.values_mut() {
@@ -120,5 +153,8 @@ fn tear(now: &mut Copy, past: &[Copy], random: &mut Random) {
             sector.copy_from_slice(old);
         }
     }
+    // Who accepts it takes only the records of the state that was on disk.
+    let synced = past.first().and_then(|copy| copy.stored.as_ref());
+    new.records = synced.map_or_else(Default::default, |synced| synced.records.clone());
     now.damage = Damage::Torn;
 }

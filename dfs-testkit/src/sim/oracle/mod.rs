@@ -200,8 +200,9 @@ impl Oracle {
     /// All that is left of these blocks is what disks have kept through a loss of power.
     pub(crate) fn lost(&mut self, blocks: impl Iterator<Item = Block>) {
         self.losses += 1;
+        let moment = self.moment();
         for block in blocks {
-            self.registers.entry(block).or_default().lost();
+            self.registers.entry(block).or_default().lost(moment);
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Register {
     /// What disks may hold: values since the last one that was synced, with the moment at which
     /// their last change began.
     stored: BTreeMap<Value, u64>,
+    /// When un-synced values may have gone last: a sync that began before says nothing.
+    lost_at: u64,
 }
 
 impl Default for Register {
@@ -40,6 +42,7 @@ impl Default for Register {
             pending: BTreeMap::new(),
             late: BTreeMap::new(),
             stored: BTreeMap::from([(0, 0)]),
+            lost_at: 0,
         }
     }
 }
@@ -136,14 +139,28 @@ impl Register {
 
     /// Disks hold one of these, or something that was begun after the moment.
     pub(super) fn synced(&mut self, values: &BTreeSet<Value>, moment: u64) {
+        if moment < self.lost_at {
+            return;
+        }
         self.stored
             .retain(|value, begun| values.contains(value) || *begun > moment);
     }
 
-    /// Un-synced values may be gone.
-    pub(super) fn lost(&mut self) {
-        let stored = self.stored.keys().copied().map(Situation::of);
-        self.situations.extend(stored);
+    /// Un-synced values may be gone, also those of changes that were answered before: the answer
+    /// may be on its way.
+    pub(super) fn lost(&mut self, moment: u64) {
+        self.lost_at = moment;
+        self.close();
+        let effects: BTreeSet<_> = self
+            .situations
+            .iter()
+            .map(|s| s.effective.clone())
+            .collect();
+        for value in self.stored.keys().copied() {
+            let lost = effects.iter().cloned();
+            let lost = lost.map(|effective| Situation { value, effective });
+            self.situations.extend(lost);
+        }
     }
 
     /// It is this for certain, also on every disk.

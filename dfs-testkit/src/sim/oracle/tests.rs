@@ -117,3 +117,18 @@ fn a_write_that_still_waits_is_repeated_after_a_loss() {
     assert_eq!(oracle.answered(8), Ok(()));
     assert_eq!(oracle.read(BLOCK, 8), Ok(()));
 }
+
+#[test]
+fn an_answer_may_be_on_its_way_when_the_power_fails_and_a_sync_may_have_begun() {
+    let mut oracle = written(&[7]);
+    oracle.write_begins(8, 8, A, vec![BLOCK]);
+    let sync = oracle.sync_begins([BLOCK].into_iter());
+    oracle.lost([BLOCK].into_iter());
+    assert_eq!(oracle.answered(8), Ok(()));
+    oracle.synced(&sync);
+    assert_eq!(oracle.read(BLOCK, 0), Ok(()), "neither was on disk");
+    let sync = oracle.sync_begins([BLOCK].into_iter());
+    oracle.synced(&sync);
+    oracle.lost([BLOCK].into_iter());
+    assert!(oracle.read(BLOCK, 7).is_err(), "0 was on disk");
+}

@@ -9,7 +9,7 @@ use dfs_proto::msg::chunk::ReadChunk;
 use dfs_proto::msg::registry::{ProposeInSync, ReportSuspect};
 use dfs_proto::payload::Payload;
 use dfs_server::replica::{
-    Action, Caller, Event, ReplicaCore, Request, Response, ScrubChunk, Sender,
+    Action, Caller, DiskOp, Event, ReplicaCore, Request, Response, ScrubChunk, Sender,
 };
 
 impl Server {
@@ -132,6 +132,9 @@ impl Server {
                     true => s.random.micros(1_000, 60_000),
                     false => s.random.micros(20, 400),
                 } * self.disk.trouble.slow.max(1);
+                if let DiskOp::Write { .. } = &op {
+                    self.waiting.insert(token, op.clone());
+                }
                 s.timer(process, delay, Timer::DiskWorks(token, Box::new(op)));
             }
             Action::Send {

@@ -17,9 +17,10 @@ use crate::sim::message::{Node, Process, Timer};
 use crate::sim::schedule::Schedule;
 use dfs_directory::placement::Placed;
 use dfs_proto::ids::{Epoch, GroupId, Incarnation, ServerId, ServerRun};
-use dfs_proto::msg::registry::Space;
+use dfs_proto::msg::registry::{DataDirPast, Space};
 use dfs_proto::timing::SERVER_HEARTBEAT;
-use dfs_server::replica::{Caller, ReplicaCore};
+use dfs_server::replica::{Caller, DiskOp, ReplicaCore, Token};
+use dfs_server::service::told_and_kept;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -38,6 +39,9 @@ const PATROL: Duration = Duration::from_millis(300);
 
 /// An orderly stop waits so long for what is in progress.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often, of a thousand, what a killed process was writing is there in part.
+const TORN: u64 = 300;
 
 /// How long the server waits for the directory.
 const DIRECTORY_DEADLINE: Duration = Duration::from_millis(500);
@@ -60,9 +64,14 @@ pub(crate) struct Server {
     me: Incarnation,
     /// As the directory numbered it.
     id: Option<ServerId>,
-    /// All runs that used the disk, and how many of the earlier ones all stops since were orderly.
-    runs: Vec<Incarnation>,
-    intact: u32,
+    /// What this run tells of the earlier ones that used the disk, and what the disk keeps for the
+    /// next one.
+    told: DataDirPast,
+    kept: DataDirPast,
+    /// The last stop was orderly, as the disk says.
+    clean: bool,
+    /// Changes that the disk has not begun.
+    waiting: BTreeMap<Token, DiskOp>,
     registered: bool,
     asked: BTreeMap<Caller, Asked>,
     callers: u64,
@@ -83,8 +92,10 @@ impl Server {
             core: None,
             me: Incarnation::default(),
             id: None,
-            runs: Vec::new(),
-            intact: 0,
+            told: DataDirPast::default(),
+            kept: DataDirPast::default(),
+            clean: true,
+            waiting: BTreeMap::new(),
             registered: false,
             asked: BTreeMap::new(),
             callers: 0,
@@ -127,11 +138,6 @@ impl Server {
         }
     }
 
-    fn earlier_runs(&self, present: Incarnation) -> Vec<Incarnation> {
-        let earlier = self.runs.iter().filter(|run| **run != present);
-        earlier.copied().collect()
-    }
-
     fn adopted(&self) -> Vec<(GroupId, Epoch)> {
         let configs = self.disk.configs().into_iter();
         configs.map(|config| (config.group, config.epoch)).collect()
@@ -161,8 +167,9 @@ impl Server {
         plant(&mut core);
         self.core = Some(core);
         self.disk.late_cuts = s.around == Around::LateCuts;
+        self.disk.keeps_witness = s.around == Around::WitnessBelieved;
         self.me = me;
-        self.runs.push(me);
+        self.look_back(s);
         self.process = Some(process);
         self.registered = false;
         s.trace(|| format!("server {} starts as {me:?}", self.place));
@@ -170,6 +177,21 @@ impl Server {
         s.own_timer(process, TICK, Timer::Tick);
         s.own_timer(process, SERVER_HEARTBEAT, Timer::Beat);
         s.own_timer(process, PATROL, Timer::Patrol);
+    }
+
+    /// What the new run says about the one before it, by the product's rules.
+    fn look_back(&mut self, s: &mut Schedule) {
+        let clean = std::mem::take(&mut self.clean);
+        let proven = self.disk.is_proven(s.around == Around::WitnessBelieved);
+        if !clean && proven {
+            s.kept += 1;
+        }
+        let kept = std::mem::take(&mut self.kept);
+        (self.told, self.kept) = told_and_kept(kept, self.me, clean || proven);
+        s.trace(|| {
+            let place = self.place;
+            format!("server {place} stopped orderly: {clean}, lost nothing: {proven}")
+        });
     }
 
     /// An orderly stop begins: nothing new is taken, what is in progress ends.
@@ -187,37 +209,61 @@ impl Server {
             return s.timer(process, Duration::from_millis(5), Timer::Stop);
         }
         let clean = !self.disk.trouble.failed;
-        let intact = self.intact;
-        self.kill(s, false);
+        self.end(s);
         if clean {
             self.disk.sync_all();
-            self.intact = intact + 1;
+            self.clean = true;
         }
     }
 
-    /// The process is killed; with `power` the machine too.
-    pub(crate) fn kill(&mut self, s: &mut Schedule, power: bool) {
+    /// The process is killed. What it had written is in the kernel; what it is writing may be
+    /// there in part, if `tears`.
+    pub(crate) fn kill(&mut self, s: &mut Schedule, tears: bool) {
+        s.trace(|| format!("server {} is killed", self.place));
+        let waiting = std::mem::take(&mut self.waiting);
+        let failed = self.end(s);
+        for op in waiting.into_values().filter(|_| tears && !failed) {
+            if s.random.chance(TORN) {
+                self.disk.tear(op, &mut s.random);
+            }
+        }
+    }
+
+    /// The machine loses its power, whether a process is there or not.
+    pub(crate) fn lose_power(&mut self, s: &mut Schedule) {
+        if self.is_up() {
+            self.end(s);
+        }
+        self.lose_unsynced(s);
+        if s.around == Around::CleanAfterPowerLoss {
+            self.clean = true;
+        }
+    }
+
+    fn lose_unsynced(&mut self, s: &mut Schedule) {
+        let lost = self.disk.lose_power(&mut s.random);
+        s.trace(|| format!("server {} loses power, of {lost:?}", self.place));
+        self.lost.extend(lost);
+    }
+
+    /// The process is no more; says whether its disk had failed.
+    fn end(&mut self, s: &mut Schedule) -> bool {
         self.process = None;
         self.core = None;
-        self.intact = match s.around {
-            Around::CleanAfterPowerLoss => self.runs.len() as u32,
-            _ => 0,
-        };
         self.stopping = None;
         self.asked.clear();
         self.patrols.clear();
+        self.waiting.clear();
         s.kill(Node::Server(self.place));
         // What a disk did not take is gone as well, at the latest with the process.
         let failed = std::mem::take(&mut self.disk.trouble.failed);
         self.disk.trouble.sync_fails = false;
         self.disk.trouble.write_fails = false;
-        if power || failed {
-            let lost = self.disk.lose_power(&mut s.random);
-            s.trace(|| format!("server {} loses power, of {lost:?}", self.place));
-            self.lost.extend(lost);
-        } else {
-            s.trace(|| format!("server {} is killed", self.place));
+        match failed {
+            true => self.lose_unsynced(s),
+            false => self.disk.process_ends(),
         }
+        failed
     }
 }
 

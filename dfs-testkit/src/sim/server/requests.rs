@@ -6,7 +6,7 @@ use crate::sim::message::{Answer, Ask, Node, Process, Then, Timer, Told};
 use crate::sim::schedule::Schedule;
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::NodeId;
-use dfs_proto::msg::registry::{DataDirPast, RegisterServer, RepairWork, ServerHeartbeat};
+use dfs_proto::msg::registry::{RegisterServer, RepairWork, ServerHeartbeat};
 use dfs_proto::timing::SERVER_HEARTBEAT;
 use dfs_server::replica::{Caller, Event};
 use std::time::Duration;
@@ -132,11 +132,7 @@ impl Server {
                     node: NodeId(self.place as u128 + 1),
                     incarnation,
                     address: format!("place {}", self.place),
-                    past: DataDirPast {
-                        runs: self.earlier_runs(incarnation),
-                        intact: self.intact,
-                        accept_rollback: false,
-                    },
+                    past: self.told.clone(),
                     epochs: self.adopted(),
                     space: SPACE,
                 };
@@ -167,6 +163,7 @@ impl Server {
                 }
             }
             Timer::DiskWorks(token, op) => {
+                self.waiting.remove(&token);
                 let result = self.disk.work(*op);
                 if self.disk.trouble.failed {
                     s.trace(|| format!("the disk of server {} has failed", self.place));

@@ -42,6 +42,8 @@ pub(crate) struct World {
     served: BTreeMap<GroupId, Vec<ServerId>>,
     /// Processes that will be started again.
     pub(in crate::sim) returns: Vec<(Duration, Node)>,
+    /// The sum of all epochs when faults were taken back last.
+    pub(in crate::sim) spared: u64,
     options: Options,
     healing: bool,
 }
@@ -91,6 +93,7 @@ impl World {
             serving: BTreeMap::new(),
             served: BTreeMap::new(),
             returns: Vec::new(),
+            spared: 0,
             options,
             healing: false,
         }
@@ -119,6 +122,7 @@ impl World {
                 break;
             };
             self.happen(event);
+            self.spare_last_copies();
             self.look_at_epochs();
             self.look_at_cuts();
         }
@@ -137,6 +141,7 @@ impl World {
                 cuts: s.oracle.cuts,
                 syncs: s.oracle.syncs,
                 losses: s.oracle.losses,
+                kept: s.kept,
                 epochs: self
                     .directory
                     .placed
