@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, MOUNTS};
 use super::log::MEMBERS;
-use super::world::Node;
+use super::world::{Node, Planted};
 use dfs_testkit::random::Random;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,8 @@ pub(crate) struct Mood {
     together: u64,
     /// Thousandths of the faults that are of the directory, not of mounts.
     directory: u64,
+    /// Nothing else goes wrong, if there are any.
+    only: &'static [Fault],
     pub(crate) length: Duration,
 }
 
@@ -25,8 +27,24 @@ impl Mood {
             pause: [2_500, 5_000, 9_000][random.index(3)],
             together: [0, 150, 400][random.index(3)],
             directory: [300, 600, 900][random.index(3)],
+            only: &[],
             length: random.micros(15_000_000, 40_000_000),
         }
+    }
+}
+
+impl Mood {
+    /// Goes wrong as suits a planted bug: it is to be found soon.
+    pub(crate) fn suit(mut self, planted: Planted) -> Self {
+        self.only = match planted {
+            Planted::RightFromReply => &[Fault::SlowMount],
+            Planted::ForgetToFence => &[Fault::PauseMount, Fault::CutMount],
+            Planted::DeposedGrants => &[Fault::CutMember, Fault::CutMember, Fault::CutMount],
+            _ => return self,
+        };
+        self.pause = 5_000;
+        self.together = 0;
+        self
     }
 }
 
@@ -39,6 +57,7 @@ enum Fault {
     KillMount,
     PauseMount,
     CutMount,
+    SlowMount,
     Jump,
     Reset,
 }
@@ -73,10 +92,16 @@ fn one(cluster: &Arc<Cluster>, mood: Mood) {
             Fault::KillMount,
             Fault::PauseMount,
             Fault::CutMount,
+            Fault::SlowMount,
+            Fault::SlowMount,
             Fault::Jump,
             Fault::Reset,
-        ][random.index(5)],
+        ][random.index(7)],
     });
+    let fault = match mood.only {
+        [] => fault,
+        only => only[world.random(|random| random.index(only.len()))],
+    };
     let mount = world.random(|random| random.index(MOUNTS));
     // Mostly the leader.
     let leader = cluster.group.leader();
@@ -97,6 +122,7 @@ fn one(cluster: &Arc<Cluster>, mood: Mood) {
         Fault::KillMount => kill_mount(cluster, mount, time),
         Fault::PauseMount => world.pause(Node::Mount(mount), time),
         Fault::CutMount => cut_mount(cluster, mount, time),
+        Fault::SlowMount => slow_mount(cluster, mount, time),
         Fault::Jump => world.jump(Node::Mount(mount), time),
         Fault::Reset => cluster
             .links
@@ -160,6 +186,23 @@ fn cut_member(cluster: &Cluster, member: usize, time: Duration) {
             world.cut(other, here, time);
         }
     }
+}
+
+/// Everything that a mount sends or hears takes long, and then, mostly, nothing comes through.
+fn slow_mount(cluster: &Arc<Cluster>, mount: usize, time: Duration) {
+    let world = cluster.world.clone();
+    let slow = world.millis(1_000, 4_000);
+    world.slow(Node::Mount(mount), slow);
+    let cluster = cluster.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(slow).await;
+        if !world.is_healed() && world.random(|random| random.chance(700)) {
+            for member in (0..MEMBERS).map(Node::Member) {
+                cluster.world.cut(Node::Mount(mount), member, time);
+                cluster.world.cut(member, Node::Mount(mount), time);
+            }
+        }
+    });
 }
 
 /// A mount is cut off from the directory, and perhaps from the file servers too.

@@ -62,10 +62,11 @@ impl Links {
 /// Sends what is written at one end, until that has ended.
 async fn send(world: Arc<World>, from: Place, to: Place) {
     let (queue, arrivals) = mpsc::unbounded_channel();
+    let ways = (from.node, to.node);
     tokio::spawn(arrive(world.clone(), from.clone(), to, arrivals));
     let mut last = Instant::now();
     let mut next = || {
-        last = last.max(Instant::now() + world.delay());
+        last = last.max(Instant::now() + world.delay(ways.0, ways.1));
         last
     };
     while let Some(frames) = from.end.written().await {

@@ -132,7 +132,8 @@ impl Group {
         let group = Arc::new(Self {
             world: world.clone(),
             commits: Mutex::default(),
-            gives_up: world.random(|random| random.chance(700)),
+            gives_up: world.random(|random| random.chance(700))
+                && !world.planted(Planted::DeposedGrants),
             state: Mutex::new(State {
                 committed: commands.map(|change| Command { now, change }).collect(),
                 members: (0..MEMBERS).map(member).collect(),

@@ -40,9 +40,9 @@ macro_rules! found {
 }
 
 found! {
-    a_grant_of_what_is_still_to_be_reclaimed: GrantDuringGrace, 1;
-    locks_given_on_without_a_fence: ForgetToFence, 57;
-    a_ledger_that_is_lost_with_the_leader: LedgerLost, 1;
-    a_right_counted_from_the_reply: RightFromReply, 1;
-    grants_of_a_deposed_leader: DeposedGrants, 3;
+    a_grant_of_what_is_still_to_be_reclaimed: GrantDuringGrace, 2;
+    locks_given_on_without_a_fence: ForgetToFence, 5;
+    a_ledger_that_is_lost_with_the_leader: LedgerLost, 2;
+    a_right_counted_from_the_reply: RightFromReply, 34;
+    grants_of_a_deposed_leader: DeposedGrants, 1;
 }

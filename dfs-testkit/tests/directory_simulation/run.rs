@@ -69,7 +69,7 @@ pub(crate) fn run(seed: u64, options: Options) -> Result<Report, Violation> {
 }
 
 async fn until_the_end(world: &Arc<World>, cluster: &Arc<Cluster>) -> Report {
-    let mood = world.random(Mood::of);
+    let mood = world.random(Mood::of).suit(world.options.planted);
     world.trace(|| format!("{mood:?}"));
     tokio::spawn(chaos::run(cluster.clone(), mood));
     let look = Duration::from_millis(50);

