@@ -56,7 +56,8 @@ impl World {
     /// meanwhile: a lost message is enough for that, and the group would go on with this one alone.
     pub(in crate::sim) fn spare_last_copies(&mut self) {
         let groups = &self.directory.placed.groups;
-        let epochs = groups.values().map(|record| record.config.epoch.0).sum();
+        let served = |record: &GroupRecord| record.effective.as_ref().map_or(0, |c| c.epoch.0);
+        let epochs = groups.values().map(|r| r.config.epoch.0 + served(r)).sum();
         if std::mem::replace(&mut self.spared, epochs) == epochs {
             return;
         }
