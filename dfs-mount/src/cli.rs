@@ -1,6 +1,8 @@
 //! The command line of `dfs-mount`, turned into plain options.
 
+use crate::mount_helper::{self, HelperArguments, Remount};
 use clap::Parser;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -56,12 +58,54 @@ pub(crate) struct Options {
     pub(crate) io_timeout: Option<Duration>,
 }
 
-/// Reads the process's arguments; prints usage and exits when they are no good.
-pub(crate) fn parse(as_root: bool) -> Result<Options, String> {
-    from_arguments(Arguments::parse(), as_root)
+/// What the process is to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Task {
+    Mount(Options),
+    Remount(Remount),
+    /// All was looked at, and nothing is to be done.
+    Nothing,
 }
 
-fn from_arguments(arguments: Arguments, as_root: bool) -> Result<Options, String> {
+/// Reads the process's arguments; prints usage and exits when they are no good.
+pub(crate) fn parse(as_root: bool) -> Result<Task, String> {
+    let program = std::env::args_os().next().unwrap_or_default();
+    match called_by_mount(&program) {
+        true => from_helper(HelperArguments::parse(), as_root),
+        false => Ok(Task::Mount(from_arguments(
+            Arguments::parse(),
+            as_root,
+            false,
+        )?)),
+    }
+}
+
+/// mount(8) knows helpers on Linux only.
+fn called_by_mount(program: &OsStr) -> bool {
+    cfg!(target_os = "linux") && mount_helper::is_called_as(program)
+}
+
+fn from_helper(helper: HelperArguments, as_root: bool) -> Result<Task, String> {
+    let words = || helper.options.iter().flat_map(|list| list.split(','));
+    if let Some(remount) = mount_helper::remount(&helper.mount_point, words()) {
+        return Ok(Task::Remount(remount));
+    }
+    let arguments = Arguments {
+        directory: helper.directory,
+        mount_point: helper.mount_point,
+        options: helper.options,
+        foreground: false,
+        background_child: helper.background_child,
+    };
+    let options = from_arguments(arguments, as_root, helper.sloppy)?;
+    Ok(match helper.fake {
+        true => Task::Nothing,
+        false => Task::Mount(options),
+    })
+}
+
+/// `sloppy`: options that are not known are passed over.
+fn from_arguments(arguments: Arguments, as_root: bool, sloppy: bool) -> Result<Options, String> {
     let directories: Vec<String> = arguments
         .directory
         .split(',')
@@ -96,20 +140,24 @@ fn from_arguments(arguments: Arguments, as_root: bool) -> Result<Options, String
         io_timeout: None,
     };
     for word in arguments.options.iter().flat_map(|list| list.split(',')) {
-        apply(&mut options, word, as_root)?;
+        if !apply(&mut options, word, as_root)? && !sloppy {
+            return Err(format!("unknown option '{word}'"));
+        }
     }
     Ok(options)
 }
 
-fn apply(options: &mut Options, word: &str, as_root: bool) -> Result<(), String> {
+/// Takes an option; `false` if it is not known.
+fn apply(options: &mut Options, word: &str, as_root: bool) -> Result<bool, String> {
     let (name, value) = match word.split_once('=') {
         Some((name, value)) => (name, Some(value)),
         None => (word, None),
     };
     match (name, value) {
         // What mount(8) and fstab add without meaning for us.
-        ("" | "defaults" | "_netdev" | "auto" | "noauto" | "nofail" | "user" | "relatime", _) => {}
-        (comment, _) if comment.starts_with("x-") => {}
+        ("" | "defaults" | "_netdev" | "auto" | "noauto" | "nofail" | "async", _) => {}
+        ("user" | "users" | "owner" | "group" | "nouser" | "relatime" | "comment", _) => {}
+        (comment, _) if comment.starts_with("x-") || comment.starts_with("X-") => {}
         ("ro", None) => options.read_only = true,
         ("rw", None) => options.read_only = false,
         ("dev" | "suid", None) if !as_root => {
@@ -134,9 +182,9 @@ fn apply(options: &mut Options, word: &str, as_root: bool) -> Result<(), String>
                 .map_err(|_| format!("'io_timeout={seconds}': not a number of seconds"))?;
             options.io_timeout = (seconds > 0).then(|| Duration::from_secs(seconds));
         }
-        _ => return Err(format!("unknown option '{word}'")),
+        _ => return Ok(false),
     }
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -145,7 +193,16 @@ mod tests {
 
     fn options(words: &[&str], as_root: bool) -> Result<Options, String> {
         let all = ["dfs-mount"].iter().chain(words);
-        from_arguments(Arguments::try_parse_from(all).expect("parses"), as_root)
+        from_arguments(
+            Arguments::try_parse_from(all).expect("parses"),
+            as_root,
+            false,
+        )
+    }
+
+    fn helper(words: &[&str]) -> Result<Task, String> {
+        let all = ["mount.dfs"].iter().chain(words);
+        from_helper(HelperArguments::try_parse_from(all).expect("parses"), true)
     }
 
     #[test]
@@ -181,6 +238,23 @@ mod tests {
         assert!(o.read_only && !o.suid);
         assert_eq!(o.io_timeout, Some(Duration::from_secs(30)));
         assert_eq!(o.secret_file, Some("/s".into()));
+    }
+
+    #[test]
+    fn a_helper_of_mount_takes_its_command_line() {
+        let Ok(Task::Mount(o)) = helper(&["h:1", "/mnt", "-n", "-o", "rw,nodev,x-systemd.a=b"])
+        else {
+            panic!("it mounts");
+        };
+        assert!(!o.dev && !o.read_only);
+        assert_eq!(o.mode, Mode::Launcher);
+        assert_eq!(helper(&["h:1", "/mnt", "-f"]), Ok(Task::Nothing));
+        assert!(helper(&["h:1", "/mnt", "-o", "wizard"]).is_err());
+        assert!(helper(&["h:1", "/mnt", "-s", "-o", "wizard,ro"]).is_ok());
+        assert!(matches!(
+            helper(&["h:1", "/mnt", "-o", "rw,remount,ro,user_id=0"]),
+            Ok(Task::Remount(_))
+        ));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! started anew rather than forked, because a process with threads can't be forked safely.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
 const READY: &str = "ready";
@@ -22,9 +23,13 @@ pub(crate) fn launch() -> ExitCode {
 
 fn start() -> Result<(), String> {
     let program = std::env::current_exe().map_err(|e| format!("can't find myself: {e}"))?;
+    let mut arguments = std::env::args_os();
+    // The name says how the rest is to be read.
+    let name = arguments.next().unwrap_or_default();
     let mut child = Command::new(program)
+        .arg0(name)
         .arg("--background-child")
-        .args(std::env::args_os().skip(1))
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -9,6 +9,7 @@ pub mod client;
 mod cli;
 mod fuse;
 mod launch;
+mod mount_helper;
 mod mount_point;
 mod run;
 

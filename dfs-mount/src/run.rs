@@ -1,7 +1,7 @@
 //! A mount's life: connect, mount, serve until it is unmounted or told to end, and leave nothing
 //! behind.
 
-use crate::cli::{self, Mode, Options};
+use crate::cli::{self, Mode, Options, Task};
 use crate::client::{Client, ClientOptions};
 use crate::fuse::{self, MountCaches};
 use crate::{launch, mount_point};
@@ -23,7 +23,12 @@ const READ_AHEAD_KIB: u32 = 1024;
 pub(crate) fn run() -> ExitCode {
     let as_root = rustix::process::geteuid().is_root();
     let options = match cli::parse(as_root) {
-        Ok(options) => options,
+        Ok(Task::Mount(options)) => options,
+        Ok(Task::Nothing) => return ExitCode::SUCCESS,
+        Ok(Task::Remount(remount)) => match remount.carry_out() {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(message) => return fail(&message),
+        },
         Err(message) => return fail(&message),
     };
     match options.mode {
