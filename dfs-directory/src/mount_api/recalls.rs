@@ -80,11 +80,16 @@ impl MountApi {
         grant: GrantId,
     ) -> Option<Option<Connection>> {
         let core = self.core();
-        let wanted = core.life == life && core.leases.is_recalling(session, inode, grant);
+        // The end of a session frees its leases, and not before it is fenced: a mount that has heard
+        // of the end answers that it holds nothing, while writes of it are still on their way.
+        let wanted = core.life == life
+            && core.clock.is_alive(session)
+            && core.leases.is_recalling(session, inode, grant);
         wanted.then(|| core.connection(session))
     }
 
     /// The holder gives its lease back: first what it pushes is logged, then others are granted.
+    /// Nothing of that if its session ends. `false`: it is to be asked again.
     async fn take_back(
         &self,
         session: SessionId,
@@ -99,6 +104,9 @@ impl MountApi {
             return false;
         }
         let mut core = self.core();
+        if !core.clock.is_alive(session) {
+            return true;
+        }
         let mut effects = Vec::new();
         core.leases
             .returned(self.now(), session, inode, grant, &mut effects);

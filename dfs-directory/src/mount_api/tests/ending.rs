@@ -89,6 +89,34 @@ fn a_mount_that_never_answers_a_recall_is_ended_although_it_lives() {
 }
 
 #[test]
+fn a_mount_that_has_lost_its_session_gives_nothing_back_before_it_is_fenced() {
+    run(async {
+        let directory = Directory::start().await;
+        let (a, b) = (directory.mount().await, directory.mount().await);
+        let file = a.file("f").await;
+        a.lease(file, LeaseKind::Exclusive).await.expect("granted");
+        a.kernel.answer_recalls(OnRecall::Silent);
+        let waiting = b.start(b.wants(file, LeaseKind::Exclusive));
+        until("it was asked", || !a.kernel.recalled().is_empty()).await;
+        directory.servers.away.store(true, Ordering::SeqCst);
+        directory.api.end_session(a.session, "for a test");
+        let fenced = || directory.servers.fenced.lock().expect("unpoisoned").clone();
+        until("the fence is asked for", || fenced() == [a.session]).await;
+        // It has heard of the end and forgotten its leases, and its last write is on its way.
+        a.kernel.answer_kept_recalls();
+        a.kernel.answer_recalls(OnRecall::Return);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(!waiting.is_finished(), "granted before the fence stands");
+        directory.servers.away.store(false, Ordering::SeqCst);
+        directory.advance(SESSION_TTL);
+        waiting.await.expect("no panic").expect("granted");
+        // What was written beyond the recorded size is gone, too.
+        let cuts = directory.servers.cut.lock().expect("unpoisoned").clone();
+        assert_eq!(cuts.iter().map(|cut| cut.0).collect::<Vec<_>>(), [file]);
+    });
+}
+
+#[test]
 fn a_goodbye_frees_everything_at_once() {
     run(async {
         let directory = Directory::start().await;

@@ -60,7 +60,7 @@ pub(super) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 pub(super) struct Servers {
     pub(super) fenced: Mutex<Vec<SessionId>>,
     pub(super) cut: Mutex<Vec<(InodeId, Generation)>>,
-    /// Cuts are asked for, but not made.
+    /// Cuts and fences are asked for, but not made.
     pub(super) away: AtomicBool,
 }
 
@@ -234,6 +234,9 @@ fn obedient(
                 .lock()
                 .expect("unpoisoned")
                 .push(wait.session);
+            while fenced_by.away.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             let _ = wait.done.send(Ok(()));
         }
     });
@@ -283,6 +286,14 @@ impl Kernel {
 
     pub(super) fn answer_recalls(&self, how: OnRecall) {
         *locked(&self.on_recall) = how;
+    }
+
+    /// Answers the recalls that were kept: nothing is held any more.
+    pub(super) fn answer_kept_recalls(&self) {
+        for incoming in std::mem::take(&mut *locked(&self.kept)) {
+            let answer = RecallAnswer::Returned { push: None };
+            incoming.answer::<Recall>(Ok(answer), Payload::default());
+        }
     }
 
     pub(super) fn news(&self) -> Vec<NamesChanged> {

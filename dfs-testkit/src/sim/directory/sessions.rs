@@ -246,7 +246,8 @@ impl Directory {
             recall.asked = false;
             recall.next = s.directory_now() + RETRY;
         }
-        if answer.is_ok() {
+        // Of a session that ends nothing is free before it is fenced.
+        if answer.is_ok() && self.sessions.is_alive(session) {
             let mut effects = Vec::new();
             self.sessions
                 .table
