@@ -98,6 +98,9 @@ codes! {
     StorageFailed = 2006, Refreshed, Unknown, EIO;
     /// Too few servers have registered to place data.
     NoServers = 2007, Later, No, ENOSPC;
+    /// The change is in the log, and this member can't answer for it: it has lost the lead, or
+    /// the session has ended.
+    AnswerLost = 2008, Refreshed, Unknown, EIO;
 
     NotFound = 3001, Never, No, ENOENT;
     Exists = 3002, Never, No, EEXIST;

@@ -58,20 +58,33 @@ impl MountApi {
             }
             _ => {}
         }
-        let removes = removed_name(&request.mutation);
         let Mutate { stamp, mutation } = request;
         let command = NamespaceCommand::Mutate {
             stamp,
             mutation: mutation.clone(),
         };
         let changed = self.commit_namespace(command).await?;
+        self.follow(session, &mutation, changed, (resolved, holds), delivery)
+            .await
+            .map_err(executed)
+    }
+
+    /// What follows from a change that is in the log, and its answer.
+    async fn follow(
+        &self,
+        session: SessionId,
+        mutation: &Mutation,
+        changed: Changed,
+        (resolved, mut holds): (BTreeSet<InodeId>, Vec<Hold>),
+        delivery: &mut Delivery,
+    ) -> Result<Mutated> {
         let mut map_version = MapVersion(0);
         if let (Some(generation), Some(attr)) = (changed.cut, &changed.attr) {
             self.placement().intents_changed();
             self.placement().cut_done(attr.inode, generation).await?;
             map_version = self.placement().map().version;
         }
-        if removes {
+        if removed_name(mutation) {
             let touched = touched_by_name(&changed);
             if !touched.is_subset(&resolved) {
                 // Another inode came behind the name in between.
@@ -85,9 +98,9 @@ impl MountApi {
         if let Some(inode) = changed.orphaned {
             self.orphaned(inode);
         }
-        self.tell_changes(session, dir_changes(&mutation, &changed))
+        self.tell_changes(session, dir_changes(mutation, &changed))
             .await?;
-        let parents = self.parents_for(session, &mutation);
+        let parents = self.parents_for(session, mutation);
         let mut mutated = Mutated {
             parents,
             replaced: changed.replaced,
@@ -95,7 +108,7 @@ impl MountApi {
             ..plain(changed.attr)
         };
         if let Some(attr) = changed.attr
-            && makes_inode(&mutation)
+            && makes_inode(mutation)
         {
             self.keep_made(session, attr, &mut mutated, delivery)
                 .await?;
@@ -181,6 +194,19 @@ impl MountApi {
             mutation: mutation.clone(),
         };
         let changed = self.commit_namespace(command).await?;
+        self.follow_create(session, &mutation, changed, delivery)
+            .await
+            .map_err(executed)
+    }
+
+    /// The same for a file that was made or found, and is open now.
+    async fn follow_create(
+        &self,
+        session: SessionId,
+        mutation: &Mutation,
+        changed: Changed,
+        delivery: &mut Delivery,
+    ) -> Result<Mutated> {
         let attr: FileAttr = changed.attr.ok_or(ErrorCode::Stale)?;
         let inode = attr.inode;
         self.record_open(session, inode)?;
@@ -201,9 +227,9 @@ impl MountApi {
             core.interest.logged(session, inode);
             core.leases.try_lease(session, inode, LeaseKind::Exclusive)
         };
-        self.tell_changes(session, dir_changes(&mutation, &changed))
+        self.tell_changes(session, dir_changes(mutation, &changed))
             .await?;
-        let parents = self.parents_for(session, &mutation);
+        let parents = self.parents_for(session, mutation);
         let lease = match granted {
             Some(granted) => Some(self.grant_answer(session, inode, granted, delivery).await?),
             None => None,
@@ -224,6 +250,17 @@ impl MountApi {
     fn orphaned(&self, inode: InodeId) {
         self.core().orphans.insert(inode);
         self.shared.orphans.notify_one();
+    }
+}
+
+/// A failure after the change was executed. Who hears that this is not the leader, or that the session
+/// has ended, takes it for a change that never was, and may make it again under a new session.
+fn executed(error: Error) -> Error {
+    match error.code {
+        ErrorCode::NotLeader | ErrorCode::SessionEnded => {
+            Error::new(ErrorCode::AnswerLost, error.to_string())
+        }
+        _ => error,
     }
 }
 

@@ -183,7 +183,7 @@ impl Core {
                 up.session.end();
                 up.connection.close("the session has ended");
             }
-            ErrorCode::NotLeader | ErrorCode::StorageFailed => {
+            ErrorCode::NotLeader | ErrorCode::StorageFailed | ErrorCode::AnswerLost => {
                 up.connection.close("not the directory's leader any more");
             }
             // The caller named the grant, and knows whether there is another one now. In other

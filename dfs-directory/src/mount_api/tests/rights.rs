@@ -2,6 +2,7 @@
 
 use super::harness::{DEADLINE, Directory, Mount, OnRecall, name, run, until};
 use dfs_proto::attr::Keep;
+use dfs_proto::error::{Applied, ErrorCode};
 use dfs_proto::ids::{InodeId, ROOT};
 use dfs_proto::msg::namespace::{GetAttr, LookedUp, Lookup, Mutation, ReadDir};
 use dfs_proto::msg::session::{LeaseKind, Reclaim};
@@ -63,6 +64,23 @@ fn a_change_is_answered_when_whoever_may_keep_the_name_has_answered() {
         assert_eq!(told(&b), ["x", "y"]);
         b.create("z").await.expect("made");
         assert_eq!(told(&b), ["x", "y"]);
+    });
+}
+
+#[test]
+fn a_change_that_is_made_and_cannot_be_answered_is_in_doubt() {
+    run(async {
+        let directory = Directory::start().await;
+        let (a, b) = (directory.mount().await, directory.mount().await);
+        look(&b, "x").await;
+        b.kernel.hold_news(true);
+        let making = a.start(making(&a, "x"));
+        until("B is told", || told(&b) == ["x"]).await;
+        directory.restart().await;
+        // `NotLeader` would say that it was never made.
+        let error = making.await.expect("no panic").expect_err("another reign");
+        assert_eq!(error.code, ErrorCode::AnswerLost);
+        assert_eq!(error.applied(), Applied::Unknown);
     });
 }
 

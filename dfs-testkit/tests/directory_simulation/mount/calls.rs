@@ -166,7 +166,7 @@ impl Mount {
                 up.connection.close("the session has ended");
             }
             ErrorCode::ShuttingDown if !self.is_alive() => return Err(error),
-            ErrorCode::NotLeader | ErrorCode::StorageFailed => {
+            ErrorCode::NotLeader | ErrorCode::StorageFailed | ErrorCode::AnswerLost => {
                 up.connection.close("not the directory's leader any more");
             }
             _ if error.retry() == Retry::Never => return Err(error),
