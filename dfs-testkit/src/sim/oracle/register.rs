@@ -147,15 +147,26 @@ impl Register {
     }
 
     /// Un-synced values may be gone, also those of changes that were answered before: the answer
-    /// may be on its way.
+    /// may be on its way. Or it is not, and the change is repeated and takes effect once more.
     pub(super) fn lost(&mut self, moment: u64) {
         self.lost_at = moment;
         self.close();
-        let effects: BTreeSet<_> = self
+        let mut effects = BTreeSet::new();
+        let mut todo: Vec<BTreeSet<ChangeId>> = self
             .situations
             .iter()
             .map(|s| s.effective.clone())
             .collect();
+        while let Some(effective) = todo.pop() {
+            if !effects.insert(effective.clone()) {
+                continue;
+            }
+            for change in &effective {
+                let mut fewer = effective.clone();
+                fewer.remove(change);
+                todo.push(fewer);
+            }
+        }
         for value in self.stored.keys().copied() {
             let lost = effects.iter().cloned();
             let lost = lost.map(|effective| Situation { value, effective });
