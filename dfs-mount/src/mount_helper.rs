@@ -102,8 +102,8 @@ impl Remount {
         if !mount_point::is_mounted(&full) {
             return Err(format!("{at}: no dfs is mounted here"));
         }
-        change(&full, self.flags).map_err(|e| match e.raw_os_error() {
-            Some(libc::EBUSY) => format!("{at}: files are open for writing"),
+        change(&full, self.flags).map_err(|e| match e.kind() {
+            io::ErrorKind::ResourceBusy => format!("{at}: files are open for writing"),
             _ => format!("{at}: can't change the mount: {e}"),
         })
     }

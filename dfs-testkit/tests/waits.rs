@@ -29,16 +29,17 @@ fn shell(script: &str, file: &Path) -> Command {
     command
 }
 
-/// Has a call wait until a line about it is there; returns the lines when the call has ended.
+/// Has a call wait until a line about it is there; returns the new lines when the call has ended.
 fn while_waiting(
     cluster: &Cluster,
     mut call: Command,
     names: &[&str],
     end: impl FnOnce(),
 ) -> Vec<String> {
+    let before = waits(cluster).len();
     let mut waiting = call.spawn().unwrap();
     eventually("the wait is told", SOON, || {
-        let told = waits(cluster);
+        let told = waits(cluster).split_off(before);
         told.iter()
             .any(|line| names.iter().all(|name| line.contains(name)))
     });
@@ -47,7 +48,7 @@ fn while_waiting(
     assert!(waiting.try_wait().unwrap().is_none());
     end();
     assert!(waiting.wait().unwrap().success());
-    waits(cluster)
+    waits(cluster).split_off(before)
 }
 
 #[test]
@@ -60,7 +61,6 @@ fn a_directory_that_is_silent_or_gone_is_named() {
         .into_iter()
         .enumerate()
     {
-        let before = waits(&cluster).len();
         cluster.node(fault, "directory-1");
         let told = while_waiting(
             &cluster,
@@ -68,7 +68,7 @@ fn a_directory_that_is_silent_or_gone_is_named() {
             &["the connection to the directory", &address],
             || cluster.node(end, "directory-1"),
         );
-        let link: Vec<&String> = told[before.min(told.len())..]
+        let link: Vec<&String> = told
             .iter()
             .filter(|line| line.contains("the connection to the directory"))
             .collect();
@@ -83,7 +83,6 @@ fn a_server_that_is_silent_or_gone_is_named() {
     let file = cluster.mount(1).join("f");
     fs::write(&file, "before").unwrap();
     for (fault, end) in [("pause", "resume"), ("kill", "start")] {
-        let before = waits(&cluster).len();
         cluster.node(fault, "server-1");
         let told = while_waiting(
             &cluster,
@@ -91,7 +90,7 @@ fn a_server_that_is_silent_or_gone_is_named() {
             &["a write ("],
             || cluster.node(end, "server-1"),
         );
-        let writes: Vec<&String> = told[before..]
+        let writes: Vec<&String> = told
             .iter()
             .filter(|line| line.contains("a write ("))
             .collect();

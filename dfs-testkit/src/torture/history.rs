@@ -5,8 +5,11 @@
 //! Names are checked together, since a rename changes two. A history is explained by an order of all
 //! its calls in which each sees what those before it left (it is linearizable); a call that is shown
 //! something older than what was acknowledged before, by whichever leader, has none.
+//!
+//! One exception, which `docs/semantics.md` names: of two moves of the same name to the same place
+//! that are under way at once the later one may be answered as done without any effect.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Calls that are shown when there is no order.
@@ -54,6 +57,34 @@ impl Deed {
         }
         possible.then_some(state)
     }
+
+    /// A move that the kernel has answered by itself: it had the one name from before the same move
+    /// by somebody else, and found the same thing behind the other one.
+    fn is_done_already(self, state: &State) -> bool {
+        matches!(self, Self::Moved(from, to, true) if state[from].is_none() && state[to].is_some())
+    }
+}
+
+/// The moves during which somebody else made the same one.
+fn twins(history: &[Entry]) -> BTreeSet<usize> {
+    let mut moves: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+    for (at, entry) in history.iter().enumerate() {
+        if let Deed::Moved(from, to, true) = entry.deed {
+            moves.entry((from, to)).or_default().push(at);
+        }
+    }
+    let mut twins = BTreeSet::new();
+    for same in moves.values_mut() {
+        same.sort_by_key(|at| history[*at].called);
+        for (n, one) in same.iter().enumerate() {
+            let until = history[*one].returned;
+            let during = same[n + 1..].iter();
+            for other in during.take_while(|other| history[**other].called <= until) {
+                twins.extend([*one, *other]);
+            }
+        }
+    }
+    twins
 }
 
 /// One call: from when it was made to when it had returned.
@@ -85,6 +116,7 @@ pub(super) fn explain(history: &[Entry]) -> Result<(), String> {
         events.push((entry.returned, true, at));
     }
     events.sort();
+    let twins = twins(history);
     let mut under_way = BTreeSet::new();
     let mut possible: BTreeSet<Possible> = BTreeSet::from([Default::default()]);
     for (_, ends, at) in events {
@@ -93,7 +125,7 @@ pub(super) fn explain(history: &[Entry]) -> Result<(), String> {
             continue;
         }
         let before = possible.clone();
-        possible = with(at, possible, &under_way, history);
+        possible = with(at, possible, &under_way, &twins, history);
         under_way.remove(&at);
         if possible.is_empty() {
             return Err(unexplained(at, &before, &under_way, history));
@@ -107,6 +139,7 @@ fn with(
     at: usize,
     possible: BTreeSet<Possible>,
     under_way: &BTreeSet<usize>,
+    twins: &BTreeSet<usize>,
     history: &[Entry],
 ) -> BTreeSet<Possible> {
     let mut seen = possible.clone();
@@ -120,7 +153,9 @@ fn with(
             continue;
         }
         for next in under_way.iter().filter(|next| !done.contains(next)) {
-            let Some(state) = history[*next].deed.after(state) else {
+            let deed = history[*next].deed;
+            let unchanged = twins.contains(next) && deed.is_done_already(&state);
+            let Some(state) = deed.after(state).or(unchanged.then_some(state)) else {
                 continue;
             };
             let mut done = done.clone();
@@ -205,6 +240,25 @@ mod tests {
             // Made and put: put came later, or it would not have been made. The look came anywhere.
             assert_eq!(explain(&history), Ok(()), "{seen:?}");
         }
+    }
+
+    #[test]
+    fn one_of_two_equal_moves_at_once_may_find_it_done() {
+        let history = |second: Entry| {
+            let first = entry(20, 40, Deed::Moved(0, 1, true));
+            [
+                entry(0, 10, Deed::Put(0, 7)),
+                first,
+                second,
+                entry(60, 70, Deed::Saw(1, Some(7))),
+            ]
+        };
+        let at_once = entry(30, 50, Deed::Moved(0, 1, true));
+        assert_eq!(explain(&history(at_once)), Ok(()));
+        let later = entry(45, 50, Deed::Moved(0, 1, true));
+        assert!(explain(&history(later)).is_err());
+        let elsewhere = entry(30, 50, Deed::Moved(0, 2, true));
+        assert!(explain(&history(elsewhere)).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::Result;
 use super::content;
 use crate::cluster::Cluster;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const NODE: &str = "mount-3";
+
+/// A close waits for nothing: for so long the mount alone may know how long the file is.
+const CLOSED_FOR: Duration = Duration::from_secs(1);
 
 /// Files that are finished before the mount may die.
 const FILES_MIN: usize = 5;
@@ -29,7 +32,7 @@ const PIECE: usize = 3000;
 
 #[derive(Debug, Default)]
 struct Done {
-    /// Files that were synced or closed, by number.
+    /// Files that were synced, or closed some time ago, by number.
     files: Mutex<BTreeSet<u32>>,
     stop: AtomicBool,
 }
@@ -128,26 +131,33 @@ impl Shown {
     }
 }
 
-/// One file after the other, synced or closed; beside them one that only grows, and a held lock.
+/// One file after the other, every second one synced; beside them one that only grows, and a held lock.
 fn work(dir: &Path, done: &Done) -> io::Result<()> {
     let mut growing = File::create_new(dir.join("growing"))?;
     let lock = File::create_new(dir.join("lock"))?;
     lock.lock()?;
     let mut grown = 0;
-    let mut closed = None;
+    let mut closed = VecDeque::new();
     for number in 1.. {
         let bytes = content::bytes(1, grown, PIECE);
         growing.write_all(&bytes)?;
         grown += PIECE as u64;
         let mut file = File::create_new(dir.join(number.to_string()))?;
         // Dropping a file hides how its close has ended: it was well if the mount is still there.
-        done.files().extend(closed);
+        while closed
+            .front()
+            .is_some_and(|(_, at): &(u32, Instant)| at.elapsed() > CLOSED_FOR)
+        {
+            done.files()
+                .extend(closed.pop_front().map(|(number, _)| number));
+        }
         file.write_all(&content::bytes(number, 0, len_of(number)))?;
         if number % 2 == 0 {
             file.sync_all()?;
             done.files().insert(number);
         }
-        closed = Some(number);
+        drop(file);
+        closed.push_back((number, Instant::now()));
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
