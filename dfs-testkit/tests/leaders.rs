@@ -1,5 +1,5 @@
-//! The directory's leader is cut off, in one direction or both, and everything is restarted in
-//! turn, while two mounts work: no call fails or waits for long, and what a deposed leader answered
+//! The directory's leader is cut off, in one direction or both, or dies with a file server and a
+//! mount, and everything is restarted in turn, while two mounts work: no call fails or waits for long, and what a deposed leader answered
 //! is what the present one would have.
 //!
 //! These want networks of their own for each process, so only root can run them.
@@ -35,17 +35,20 @@ fn run(what: Leaders) {
     }
 }
 
-/// The third way, of what is sent *to* the leader, and the death of a machine with the leader, a server
-/// and a mount are for `scripts/torture --leaders`: a defect that they find is not mended (`docs/testing.md`, "Known and not mended").
 #[test]
 fn a_leader_that_is_cut_off_answers_nothing_that_its_successor_would_not() {
-    for way in ["both ways", "from it"] {
-        run(Leaders {
-            cuts: 1,
-            only: Some(way.to_owned()),
-            ..nothing()
-        });
-    }
+    run(Leaders {
+        cuts: 1,
+        ..nothing()
+    });
+}
+
+#[test]
+fn a_leader_a_server_and_a_mount_die_at_once() {
+    run(Leaders {
+        machines: 1,
+        ..nothing()
+    });
 }
 
 #[test]

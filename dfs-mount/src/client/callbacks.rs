@@ -184,7 +184,9 @@ impl Core {
         inode.changed.notify_waiters();
     }
 
-    /// Another mount wants to know the size: what is told is in the directory's log before.
+    /// Another mount wants to know the size: what is told is in the directory's log before. Where
+    /// the exclusive lease is held under an older grant than the one that is named, a new leader has
+    /// taken it over and its answer is on its way; what was written under the old one counts.
     async fn attr_asked(
         self: Arc<Self>,
         inode: InodeId,
@@ -193,7 +195,7 @@ impl Core {
         let Some(inode) = self.inodes.get(inode) else {
             return Ok(None);
         };
-        if inode.exclusive_grant() != Some(grant) {
+        if inode.exclusive_grant().is_none_or(|held| held > grant) {
             return Ok(None);
         }
         let pushed = self.push(&inode).await?;

@@ -11,7 +11,7 @@ use super::recall::OldRights;
 use super::sync::Unsynced;
 use dfs_proto::attr::FileAttr;
 use dfs_proto::error::{Error, ErrorCode, Result};
-use dfs_proto::ids::{ChunkIndex, GrantId, InodeId};
+use dfs_proto::ids::{ChunkIndex, Generation, GrantId, InodeId};
 use dfs_proto::msg::session::{LeaseGrant, LeaseKind};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -58,6 +58,8 @@ pub(super) struct InodeState {
     /// Counts writes and cuts of this mount that have begun: what was read ahead before is of the
     /// past.
     pub(super) changes: u64,
+    /// Changes of the size by this mount that are under way. See `Resizing`.
+    resizing: u32,
     /// Why the ask with this number failed.
     pub(super) ask_failed: Option<(u64, Error)>,
     pub(super) opens: u32,
@@ -84,7 +86,31 @@ pub(super) struct InodeState {
     pub(super) nameless: bool,
 }
 
+/// While this lives this mount changes the size at the directory, and has no size to tell: its own
+/// is that of before, and may already have the generation of the change, from a new leader that
+/// knows more than the answer that was lost. Told together they would undo it.
+#[derive(Debug)]
+pub(super) struct Resizing(Arc<Inode>);
+
+impl Resizing {
+    pub(super) fn begin(inode: &Arc<Inode>) -> Self {
+        inode.state().resizing += 1;
+        Self(inode.clone())
+    }
+}
+
+impl Drop for Resizing {
+    fn drop(&mut self) {
+        self.0.state().resizing -= 1;
+    }
+}
+
 impl InodeState {
+    /// Whether the size is being changed at the directory.
+    pub(super) fn is_resizing(&self) -> bool {
+        self.resizing > 0
+    }
+
     /// Whether what the kernel writes out for a shared map was stored under the present right.
     /// Others may have written since a lost one, and whole pages would bury that.
     pub(super) fn may_launder(&self) -> bool {
@@ -246,6 +272,14 @@ impl Inode {
     pub(super) fn exclusive_grant(&self) -> Option<GrantId> {
         let held = self.state().lease.held()?;
         (held.kind == LeaseKind::Exclusive).then_some(held.grant)
+    }
+
+    /// This mount is about to cut the data at the directory: the generation that it has until then.
+    /// A new leader may tell a later one before the cut is answered.
+    pub(super) fn begin_cut(&self) -> Option<Generation> {
+        let mut state = self.state();
+        state.changes += 1;
+        state.data.as_ref().map(Authority::generation)
     }
 
     /// EIO for handles of an earlier session that had locks or unsynced data.

@@ -76,7 +76,7 @@ impl Core {
                 to,
             };
             let asked = self.attr_changes.load(Ordering::SeqCst);
-            inode.state().changes += 1;
+            let before = inode.begin_cut();
             let Some(mutated) = self.mutate_within(&session, mutation).await? else {
                 continue;
             };
@@ -88,7 +88,6 @@ impl Core {
             };
             let now = self.attr_changes.fetch_add(1, Ordering::SeqCst) + 1;
             let mut state = inode.state();
-            let before = state.data.as_ref().map(|data| data.generation());
             if let Some(data) = &mut state.data {
                 data.resized(&attr);
             }

@@ -37,6 +37,8 @@ impl Core {
                 };
                 match data.push() {
                     Some(push) => push,
+                    // What is unpushed was pushed before the size began to change.
+                    None if state.is_resizing() => return Ok(None),
                     None => return Ok(Some(data.values())),
                 }
             };

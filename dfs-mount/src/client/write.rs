@@ -4,7 +4,7 @@ use super::clock;
 use super::core::Core;
 use super::gate::Access;
 use super::guard::lock;
-use super::inode::Inode;
+use super::inode::{Inode, Resizing};
 use super::lasting::Lasting;
 use super::opens::Open;
 use super::privileges::Writer;
@@ -281,7 +281,9 @@ impl Core {
                 modified: true,
             };
             let asked = self.attr_changes.load(Ordering::SeqCst);
-            inode.state().changes += 1;
+            let before = inode.begin_cut();
+            // Until the answer is taken in, or the lease is lost.
+            let _resizing = Resizing::begin(inode);
             // Under this session only: with it the right, and perhaps the handle, would be lost.
             let Some(mutated) = self.mutate_within(&session, mutation).await? else {
                 continue;
@@ -294,7 +296,6 @@ impl Core {
             };
             let now = self.attr_changes.fetch_add(1, Ordering::SeqCst) + 1;
             let mut state = inode.state();
-            let before = state.data.as_ref().map(|data| data.generation());
             if let Some(data) = &mut state.data {
                 data.resized(&attr);
             }

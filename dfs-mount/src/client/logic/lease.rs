@@ -237,9 +237,13 @@ impl LeaseState {
     }
 
     /// A new leader of the directory goes on with the exclusive lease under a new grant, or
-    /// (`None`) does not. Returns whether it is still held.
+    /// (`None`) does not. Returns whether it is still held. What the old leader wanted back is of the
+    /// past; the new one may want its grant back before we have heard of it.
     pub fn reclaimed(&mut self, grant: Option<Held>) -> bool {
-        self.recall = None;
+        let new = grant.map(|held| held.grant);
+        self.recall = self
+            .recall
+            .filter(|recall| new.is_some_and(|new| recall.grant >= new));
         match grant {
             Some(grant) => {
                 self.held = Some(grant);
@@ -439,6 +443,16 @@ mod tests {
         let mut lease = holding(5, Exclusive);
         assert!(!lease.lose_shared());
         assert!(lease.holds_exclusive());
+    }
+
+    #[test]
+    fn a_new_leader_may_recall_before_its_grant_has_come() {
+        let mut lease = holding(5, Exclusive);
+        assert_eq!(lease.recall(GrantId(60), None), RecallFound::Begin);
+        assert!(lease.reclaimed(Some(held(60, Exclusive))));
+        assert_eq!(lease.recalling(), Some(GrantId(60)), "not forgotten");
+        assert!(lease.flip());
+        assert_eq!(lease.held(), None);
     }
 
     #[test]

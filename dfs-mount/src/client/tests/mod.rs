@@ -1,6 +1,7 @@
 //! The client against a small cluster in memory, over real connections.
 
 mod fake;
+mod leader;
 mod names;
 mod reach;
 mod read_ahead;

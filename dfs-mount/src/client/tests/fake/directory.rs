@@ -80,9 +80,13 @@ impl Service for Directory {
                 fake.unlock(r.inode, r.stamp.session, r.owner);
                 Ok(())
             }),
-            Reclaim::METHOD => {
-                later::<Reclaim, _>(incoming, |r, c| async move { Ok(fake.reclaim(r, c)) })
-            }
+            Reclaim::METHOD => later::<Reclaim, _>(incoming, |r, c| async move {
+                let reclaimed = fake.reclaim(r, c);
+                while lock(&fake.state).hold_reclaims {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Ok(reclaimed)
+            }),
             Lookup::METHOD => later::<Lookup, _>(incoming, |r, _| async move {
                 let name = r.name.expect("no one asks for ..");
                 let (inode, names) = {
@@ -122,7 +126,11 @@ impl Service for Directory {
                 if let Mutation::SetXattr { inode, .. } = &r.mutation {
                     fake.clear_the_way(*inode, r.stamp.session).await;
                 }
-                fake.mutate(r)
+                let result = fake.mutate(r);
+                while lock(&fake.state).hold_changes {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                result
             }),
             _ => incoming.refuse_unknown(),
         }
@@ -168,6 +176,13 @@ impl Fake {
         Ok(*state.inodes.get(&inode).ok_or(ErrorCode::Stale)?)
     }
 
+    /// The size as somebody sees it who has no lease.
+    pub(in crate::client::tests) async fn look(&self, inode: InodeId) -> u64 {
+        let nobody = SessionId(0);
+        let seen = self.true_attr(nobody, inode).await;
+        seen.expect("attributes").size
+    }
+
     /// Asks the exclusive holder elsewhere.
     async fn true_attr(&self, session: SessionId, inode: InodeId) -> Result<FileAttr> {
         let holder = {
@@ -179,9 +194,15 @@ impl Fake {
         };
         if let Some((connection, grant)) = holder {
             let ask = AskAttr { inode, grant };
-            connection
+            let (told, _) = connection
                 .call(&ask, Payload::default(), SECOND * 5)
                 .await?;
+            let mut state = lock(&self.state);
+            let attr = state.inodes.get_mut(&inode).ok_or(ErrorCode::Stale)?;
+            // By the rule of the namespace: what was told before a cut says nothing.
+            if let Some(told) = told.filter(|told| told.generation >= attr.generation) {
+                attr.size = attr.size.max(told.size);
+            }
         }
         self.attr(inode)
     }

@@ -62,6 +62,10 @@ pub(super) struct State {
     pub(super) unreachable: BTreeMap<SessionId, Vec<ServerRun>>,
     /// Heartbeats are not answered.
     pub(super) mute: bool,
+    /// Changes are made, and their answers held back.
+    pub(super) hold_changes: bool,
+    /// The same for what is reclaimed.
+    pub(super) hold_reclaims: bool,
     pub(super) synced: Vec<(ServerId, Vec<(ChunkIndex, Version)>)>,
     pub(super) mutations: u64,
     pub(super) lookups: u64,
