@@ -6,20 +6,17 @@
 //! its calls in which each sees what those before it left (it is linearizable); a call that is shown
 //! something older than what was acknowledged before, by whichever leader, has none.
 //!
-//! One exception, which `docs/semantics.md` names: of two moves of the same name to the same place
-//! that are under way at once the later one may be answered as done without any effect.
+//! Two exceptions, which `docs/semantics.md` names. Of two moves of the same name to the same place
+//! that are under way at once the later one may be answered as done without any effect. And mounts
+//! hear of a change one after the other: until it is answered, who looks on one mount may see what was
+//! there before while another mount shows what is there now; but no mount goes back (`names`).
 
+use super::shown::{Mount, NAMES, Names};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Calls that are shown when there is no order.
 const SHOWN: usize = 25;
-
-/// Names of a history.
-pub(super) const NAMES: usize = 3;
-
-/// What the names refer to.
-type State = [Option<u64>; NAMES];
 
 /// What a call did, or was told.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -36,32 +33,44 @@ pub(super) enum Deed {
     Removed(usize, bool),
 }
 
-impl Deed {
-    /// The state after it; `None` if it can't have gone so.
-    fn after(self, mut state: State) -> Option<State> {
-        let possible = match self {
-            Self::Saw(name, seen) => state[name] == seen,
-            Self::Made(name, _, done) => state[name].is_none() == done,
-            Self::Put(..) => true,
-            Self::Moved(from, _, done) => state[from].is_some() == done,
-            Self::Removed(name, done) => state[name].is_some() == done,
-        };
-        match self {
-            Self::Made(name, value, true) | Self::Put(name, value) => state[name] = Some(value),
-            Self::Moved(from, to, true) => {
-                state[to] = state[from];
-                state[from] = None;
+impl Entry {
+    /// The states that it may have left; none if it can't have gone so.
+    fn after(&self, names: &Names) -> Vec<Names> {
+        let look = (self.mount, self.called);
+        match self.deed {
+            Deed::Saw(name, seen) => names.looked(name, look, |found| found == seen),
+            Deed::Made(name, _, false) => names.looked(name, look, |found| found.is_some()),
+            Deed::Moved(name, _, false) | Deed::Removed(name, false) => {
+                names.looked(name, look, |found| found.is_none())
             }
-            Self::Removed(name, true) => state[name] = None,
-            _ => {}
+            Deed::Made(name, value, true) if names.newest(name).is_none() => {
+                self.left(names, &[(name, Some(value))])
+            }
+            Deed::Put(name, value) => self.left(names, &[(name, Some(value))]),
+            Deed::Moved(from, to, true) => match names.newest(from) {
+                Some(value) => self.left(names, &[(from, None), (to, Some(value))]),
+                None => Vec::new(),
+            },
+            Deed::Removed(name, true) if names.newest(name).is_some() => {
+                self.left(names, &[(name, None)])
+            }
+            Deed::Made(..) | Deed::Removed(..) => Vec::new(),
         }
-        possible.then_some(state)
+    }
+
+    fn left(&self, names: &Names, changes: &[(usize, Option<u64>)]) -> Vec<Names> {
+        let mut after = names.clone();
+        for (name, content) in changes {
+            after.change(*name, *content, self.returned);
+        }
+        vec![after]
     }
 
     /// A move that the kernel has answered by itself: it had the one name from before the same move
     /// by somebody else, and found the same thing behind the other one.
-    fn is_done_already(self, state: &State) -> bool {
-        matches!(self, Self::Moved(from, to, true) if state[from].is_none() && state[to].is_some())
+    fn is_done_already(&self, names: &Names) -> bool {
+        matches!(self.deed, Deed::Moved(from, to, true)
+            if names.newest(from).is_none() && names.newest(to).is_some())
     }
 }
 
@@ -90,6 +99,8 @@ fn twins(history: &[Entry]) -> BTreeSet<usize> {
 /// One call: from when it was made to when it had returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Entry {
+    /// On which mount.
+    pub(super) mount: Mount,
     pub(super) called: Duration,
     pub(super) returned: Duration,
     pub(super) deed: Deed,
@@ -105,7 +116,7 @@ pub(super) struct Held {
 
 /// An order that may have happened so far: which of the calls under way have had their effect, and
 /// what they left.
-type Possible = (BTreeSet<usize>, State);
+type Possible = (BTreeSet<usize>, Names);
 
 /// Looks for an order; says at which call there is none. All names are empty at first.
 pub(super) fn explain(history: &[Entry]) -> Result<(), String> {
@@ -127,6 +138,14 @@ pub(super) fn explain(history: &[Entry]) -> Result<(), String> {
         let before = possible.clone();
         possible = with(at, possible, &under_way, &twins, history);
         under_way.remove(&at);
+        let now = history[at].returned;
+        let begun = under_way.iter().map(|other| history[*other].called);
+        let horizon = begun.min().unwrap_or(now).min(now);
+        let forget = |(done, mut names): Possible| {
+            names.forget_before(horizon);
+            (done, names)
+        };
+        possible = possible.into_iter().map(forget).collect();
         if possible.is_empty() {
             return Err(unexplained(at, &before, &under_way, history));
         }
@@ -145,23 +164,23 @@ fn with(
     let mut seen = possible.clone();
     let mut open: Vec<Possible> = possible.into_iter().collect();
     let mut found = BTreeSet::new();
-    while let Some((done, state)) = open.pop() {
-        if done.contains(&at) {
-            let mut done = done;
-            done.remove(&at);
-            found.insert((done, state));
+    while let Some((mut done, names)) = open.pop() {
+        if done.remove(&at) {
+            found.insert((done, names));
             continue;
         }
         for next in under_way.iter().filter(|next| !done.contains(next)) {
-            let deed = history[*next].deed;
-            let unchanged = twins.contains(next) && deed.is_done_already(&state);
-            let Some(state) = deed.after(state).or(unchanged.then_some(state)) else {
-                continue;
-            };
+            let call = &history[*next];
+            let mut after = call.after(&names);
+            if after.is_empty() && twins.contains(next) && call.is_done_already(&names) {
+                after.push(names.clone());
+            }
             let mut done = done.clone();
             done.insert(*next);
-            if seen.insert((done.clone(), state)) {
-                open.push((done, state));
+            for names in after {
+                if seen.insert((done.clone(), names.clone())) {
+                    open.push((done.clone(), names));
+                }
             }
         }
     }
@@ -175,7 +194,8 @@ fn unexplained(
     history: &[Entry],
 ) -> String {
     let call = history[at];
-    let states: BTreeSet<&State> = possible.iter().map(|(_, state)| state).collect();
+    let states: BTreeSet<[Option<u64>; NAMES]> =
+        possible.iter().map(|(_, names)| names.all()).collect();
     let mut last: Vec<&Entry> = history
         .iter()
         .filter(|entry| entry.returned <= call.returned)
@@ -184,13 +204,16 @@ fn unexplained(
     last.sort_by_key(|entry| entry.called);
     let shown = last.len().saturating_sub(SHOWN);
     let mut told = format!(
-        "no order of calls explains {:?}, answered at {:?}: before it the names may have been \
-         {states:?}. The last calls, from when to when:",
-        call.deed, call.returned
+        "no order of calls explains {:?} on mount {}, answered at {:?}: before it the names may \
+         have been {states:?}. The last calls, with their mounts, from when to when:",
+        call.deed,
+        call.mount + 1,
+        call.returned
     );
     for entry in &last[shown..] {
         told += &format!(
-            "\n  {:10.3} {:10.3} ms  {:?}",
+            "\n  {} {:10.3} {:10.3} ms  {:?}",
+            entry.mount + 1,
             entry.called.as_secs_f64() * 1e3,
             entry.returned.as_secs_f64() * 1e3,
             entry.deed
@@ -223,6 +246,7 @@ mod tests {
 
     fn entry(called: u64, returned: u64, deed: Deed) -> Entry {
         Entry {
+            mount: 0,
             called: at(called),
             returned: at(returned),
             deed,
@@ -277,6 +301,27 @@ mod tests {
             entry(30, 40, Deed::Saw(0, None)),
         ];
         assert!(explain(&back).is_err());
+    }
+
+    #[test]
+    fn before_it_is_answered_a_change_may_be_seen_on_one_mount_and_not_on_another() {
+        let on = |mount, mut entry: Entry| {
+            entry.mount = mount;
+            entry
+        };
+        let history = |last: Entry| {
+            [
+                entry(0, 10, Deed::Put(0, 1)),
+                entry(20, 60, Deed::Removed(0, true)),
+                // Another mount hears that there is nothing to remove.
+                on(1, entry(30, 40, Deed::Removed(0, false))),
+                last,
+            ]
+        };
+        let old = Deed::Saw(0, Some(1));
+        assert_eq!(explain(&history(entry(50, 70, old))), Ok(()));
+        assert!(explain(&history(on(1, entry(50, 70, old)))).is_err());
+        assert!(explain(&history(entry(61, 70, old))).is_err());
     }
 
     #[test]

@@ -142,6 +142,7 @@ fn under_load(cluster: &Cluster, run: &Leaders, kinds: &[(Kind, u64)]) -> Result
                     calls: &calls,
                     histories: &histories,
                     random: Random::new(seeds.next_number()),
+                    mount,
                     dir: fight(both.0),
                     number: mount * FIGHTERS + number,
                 };

@@ -21,6 +21,7 @@ mod machine;
 mod names;
 mod processes;
 mod shared;
+mod shown;
 mod table;
 
 pub use endurance::{Endurance, endurance};

@@ -6,7 +6,8 @@
 
 use super::Result;
 use super::calls::{Call, Calls};
-use super::history::{self, Deed, Entry, Held, NAMES};
+use super::history::{self, Deed, Entry, Held};
+use super::shown::{Mount, NAMES};
 use crate::random::Random;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -64,6 +65,7 @@ pub(super) struct Fighter<'a> {
     pub(super) calls: &'a Calls,
     pub(super) histories: &'a Histories,
     pub(super) random: Random,
+    pub(super) mount: Mount,
     /// The shared dir, which is there.
     pub(super) dir: PathBuf,
     /// No other one has this number.
@@ -156,6 +158,7 @@ impl Fighter<'_> {
         let called = self.histories.now();
         let deed = self.calls.make(call, &path.display().to_string(), make)?;
         let entry = Entry {
+            mount: self.mount,
             called,
             returned: self.histories.now(),
             deed,
