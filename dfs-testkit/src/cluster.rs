@@ -236,6 +236,15 @@ impl Cluster {
     /// With DFS_TEST_LOGS their logs are copied to that dir.
     pub fn give_up(&self) {
         self.show_logs();
+        self.keep_logs();
+        let output = output(&mut self.script("down"));
+        if !output.status.success() {
+            eprintln!("cluster down: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
+    /// Copies the logs to the dir that DFS_TEST_LOGS names, if it does.
+    pub fn keep_logs(&self) {
         if let Some(to) = std::env::var_os("DFS_TEST_LOGS") {
             let _ = std::fs::create_dir_all(&to);
             let from = self.dir.join("log");
@@ -243,10 +252,6 @@ impl Cluster {
                 .arg("-r")
                 .args([from, to.into()])
                 .status();
-        }
-        let output = output(&mut self.script("down"));
-        if !output.status.success() {
-            eprintln!("cluster down: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
 

@@ -85,7 +85,15 @@ pub fn leaders(run: &Leaders) -> Result<()> {
     kinds.retain(|(kind, rounds)| wanted(kind) && *rounds > 0);
     let machines = kinds.iter().any(|(kind, _)| *kind == Kind::Machine);
     let cluster = cluster(machines);
-    let rows = under_load(&cluster, run, &kinds)?;
+    let judged = judge(&cluster, run, &kinds);
+    if judged.is_err() {
+        cluster.keep_logs();
+    }
+    judged
+}
+
+fn judge(cluster: &Cluster, run: &Leaders, kinds: &[(Kind, u64)]) -> Result<()> {
+    let rows = under_load(cluster, run, kinds)?;
     Row::print_all(&rows, "all members and replicas whole after its end, s");
     for question in ["verify", "fsck"] {
         let answer = output(&mut cluster.ctl(&[question]));
