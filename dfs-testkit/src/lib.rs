@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod explore;
 pub mod loop_disk;
 pub mod map;
+pub mod namespace;
 pub mod powered;
 pub mod random;
 pub mod sim;

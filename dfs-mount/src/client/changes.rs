@@ -257,16 +257,14 @@ impl Core {
         }
     }
 
-    /// Attributes other than the size. What is unpushed goes first, so that times that are set
+    /// Attributes other than the size; the ctime changes also if there are none, as it does for a
+    /// chown that names neither user nor group. What is unpushed goes first, so that times that are set
     /// now are not overwritten by an earlier write's.
     pub(super) async fn set_attr(
         self: &Arc<Self>,
         id: InodeId,
         set: SetAttr,
     ) -> Result<AttrAnswer> {
-        if set == SetAttr::default() {
-            return self.getattr(id).await;
-        }
         if let Some(inode) = self.inodes.get(id) {
             self.push(&inode).await?;
         }

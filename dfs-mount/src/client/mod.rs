@@ -181,6 +181,9 @@ impl Client {
                 let entry = self.core.inodes.entry(inode);
                 let open = handle.map(|handle| handle.0.clone());
                 self.core.set_size(entry, open, size).await?;
+                if set == SetAttr::default() {
+                    return self.core.getattr(inode).await;
+                }
             }
             self.core.set_attr(inode, set).await
         };

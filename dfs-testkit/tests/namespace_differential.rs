@@ -1,0 +1,185 @@
+//! The same random calls on a mount, or in turn on two, and on a local file system: the same
+//! answers, the same tree after each, and the same times changed. By several users.
+//!
+//! `DFS_TEST_CALLS=N` makes so many calls, from the seed `DFS_TEST_SEED`; with `DFS_TEST_FAULTS=1`
+//! file servers and the directory's leader are killed meanwhile. A failure is told as the fewest
+//! calls that show it.
+
+#![allow(clippy::unwrap_used)]
+
+use dfs_testkit::cluster::Cluster;
+use dfs_testkit::loop_disk::{Format, LoopDisk};
+use dfs_testkit::namespace::call::Call;
+use dfs_testkit::namespace::generate::{Kinds, next};
+use dfs_testkit::namespace::look::{Time, differences, look};
+use dfs_testkit::namespace::oracle::{After, Before};
+use dfs_testkit::namespace::perform::{Performer, USERS};
+use dfs_testkit::namespace::shrink::{kept, lines, shrink};
+use dfs_testkit::random::Random;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A tree gets so many calls, then there is a new one.
+const CALLS_OF_A_TREE: usize = 250;
+
+/// What files hold is compared after so many calls each.
+const CONTENT_EVERY: usize = 10;
+
+const MOUNTS: usize = 2;
+
+/// Where trees are made: on each mount, and locally.
+struct Places {
+    mounts: Vec<PathBuf>,
+    local: PathBuf,
+    made: usize,
+}
+
+impl Places {
+    /// A new tree, by what it is called on each mount and locally.
+    fn tree(&mut self) -> (Vec<Performer>, Vec<Performer>) {
+        self.made += 1;
+        let name = format!("tree-{}", self.made);
+        for place in [&self.mounts[0], &self.local] {
+            let dir = place.join(&name);
+            fs::create_dir(&dir).unwrap();
+            fs::set_permissions(&dir, Permissions::from_mode(0o777)).unwrap();
+        }
+        let on = |place: &PathBuf| Performer::new(place.join(&name));
+        let ours = self.mounts.iter().map(on).collect();
+        let theirs = (0..self.mounts.len()).map(|_| on(&self.local)).collect();
+        (ours, theirs)
+    }
+
+    /// Makes the calls on a new tree; tells the first difference.
+    fn run(&mut self, calls: &[Call]) -> Result<(), String> {
+        let (mut ours, mut theirs) = self.tree();
+        let mut before = Before::default();
+        for (number, call) in calls.iter().enumerate() {
+            let content = number % CONTENT_EVERY == 0 || number + 1 == calls.len();
+            let answer = ours[call.mount].perform(call);
+            let began = now();
+            let local = theirs[call.mount].perform(call);
+            let fail = |what: String| format!("call {number}, {call}: {what}");
+            let looked = |performers: &[Performer], by: usize| {
+                let all: Vec<&Performer> = performers.iter().collect();
+                look(all[by], &all, content).map_err(|e| fail(format!("the tree: {e}")))
+            };
+            let (first, second) = (looked(&ours, 0)?, looked(&ours, 1)?);
+            if let [difference, ..] = differences(&first, &second).as_slice() {
+                return Err(fail(format!("the mounts differ, {difference}")));
+            }
+            let after = After {
+                answers: (&answer, &local),
+                // The caller's own mount knows of its reads before the other one.
+                looks: ([&first, &second][call.mount], &looked(&theirs, 0)?),
+                began,
+            };
+            before.compare(after).map_err(fail)?;
+        }
+        Ok(())
+    }
+}
+
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    (since.as_secs() as i64, i64::from(since.subsec_nanos()))
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    let set = std::env::var(variable).ok();
+    set.and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+fn open_to_all(dir: &Path) {
+    fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_tree_is_as_on_a_local_file_system() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root may be others");
+        return;
+    }
+    if let Some(why) = LoopDisk::missing(Format::Ext4) {
+        println!("SKIPPED: {why}");
+        return;
+    }
+    let faults = number("DFS_TEST_FAULTS", 0) == 1;
+    let mut options = vec!["--mounts", "2", "--mount-opts", "allow_other,suid,dev"];
+    if faults {
+        options.extend(["--directories", "3"]);
+    }
+    let cluster = Cluster::up(&options);
+    for dir in cluster.mount(1).ancestors().skip(1).take(3) {
+        open_to_all(dir);
+    }
+    let home = tempfile::tempdir().unwrap();
+    open_to_all(home.path());
+    let disk = LoopDisk::make(home.path(), "local", Format::Ext4, 128);
+    let places = Places {
+        mounts: (1..=MOUNTS).map(|n| cluster.mount(n)).collect(),
+        local: disk.dir(),
+        made: 0,
+    };
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        if faults {
+            scope.spawn(|| kill_in_turn(&cluster, &done));
+        }
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| make_calls(places)));
+        done.store(true, Ordering::Relaxed);
+        if let Err(panic) = made {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn make_calls(mut places: Places) {
+    for (name, calls) in kept() {
+        let calls: Vec<Call> = calls;
+        if let Err(what) = places.run(&calls) {
+            panic!("{name}: {what}");
+        }
+    }
+    let kinds = Kinds {
+        mounts: MOUNTS,
+        users: USERS.len(),
+        // A local file system knows them; here they are refused.
+        whiteouts: false,
+    };
+    let (first, calls) = (number("DFS_TEST_SEED", 1), number("DFS_TEST_CALLS", 1500));
+    for seed in first..first + calls.div_ceil(CALLS_OF_A_TREE as u64) {
+        let mut random = Random::new(seed);
+        let calls: Vec<Call> = (0..CALLS_OF_A_TREE)
+            .map(|_| next(&mut random, kinds))
+            .collect();
+        if let Err(what) = places.run(&calls) {
+            eprintln!("seed {seed}: {what}");
+            let few = shrink(&calls, |some| places.run(some).is_err());
+            let said = places.run(&few).err().unwrap_or(what);
+            panic!("seed {seed}: {said}\n{}", lines(&few));
+        }
+    }
+}
+
+/// Kills a file server or the directory's leader every few seconds, and starts it again.
+fn kill_in_turn(cluster: &Cluster, done: &AtomicBool) {
+    let mut round = 0;
+    while !done.load(Ordering::Relaxed) {
+        let node = match round % 2 {
+            0 => format!("server-{}", round / 2 % 3 + 1),
+            _ => cluster.leader(),
+        };
+        cluster.node("kill", &node);
+        std::thread::sleep(Duration::from_secs(2));
+        cluster.node("start", &node);
+        cluster.wait_healthy(Duration::from_secs(60));
+        cluster.wait_for_members(3);
+        std::thread::sleep(Duration::from_secs(2));
+        round += 1;
+    }
+}
