@@ -69,6 +69,9 @@ pub const HANDSHAKES_MAX: usize = 2048;
 pub const DIR_PAGE_ENTRIES_MAX: usize = 1024;
 pub const INVENTORY_PAGE_ITEMS_MAX: usize = 4096;
 
+/// Inodes whose ends one request asks for.
+pub const MEASURED_INODES_MAX: usize = 256;
+
 /// Items of one reclaim page.
 pub const RECLAIM_PAGE_ITEMS_MAX: usize = 1024;
 

@@ -127,3 +127,12 @@ fn a_loss_of_power_called_an_orderly_stop() {
     };
     find("CleanAfterPowerLoss", options, 107);
 }
+
+#[test]
+fn a_dead_session_whose_answered_writes_are_cut_away() {
+    let options = Options {
+        around: Around::EndsForgotten,
+        ..Options::default()
+    };
+    find("EndsForgotten", options, 11);
+}

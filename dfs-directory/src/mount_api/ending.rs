@@ -2,12 +2,11 @@
 //!
 //! In this order: the log says that it ends (its commands are refused), the file servers are
 //! fenced (nothing of it is in progress or accepted any more), what it may have written beyond
-//! the recorded sizes is cut, the log says that it has ended, its right to cache runs out, and
+//! the recorded sizes is settled (`settling`), the log says that it has ended, its right to cache runs out, and
 //! only then its leases, locks and opens are free: a session that is ended while its heartbeats
 //! go on still serves what it has cached until the next one is refused.
 
 use super::{MountApi, next_change};
-use crate::namespace::NamespaceCommand;
 use crate::session::{SessionCommand, read};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{InodeId, SessionId};
@@ -116,20 +115,13 @@ impl MountApi {
             .raft()
             .read(move |tables| read::interest_of(tables, session))
             .await?;
-        let mut cuts = Vec::new();
+        let mut unsettled = Vec::new();
         for inode in inodes {
-            if !self.left_unsettled(session, inode).await {
-                continue;
+            if self.left_unsettled(session, inode).await {
+                unsettled.push(inode);
             }
-            let settled = self
-                .commit_namespace(NamespaceCommand::Settle { inode })
-                .await?;
-            cuts.extend(settled.cut.map(|generation| (inode, generation)));
         }
-        self.placement().intents_changed();
-        for (inode, generation) in cuts {
-            self.placement().cut_done(inode, generation).await?;
-        }
+        self.settle(unsettled).await?;
         self.commit_session(SessionCommand::FinishEnd { session })
             .await?;
         Ok(())

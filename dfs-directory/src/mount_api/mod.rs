@@ -41,6 +41,7 @@ mod reclaim;
 mod report;
 mod rights;
 mod sessions;
+mod settling;
 mod ticker;
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub fn apply(
         C::Format(format) => format::format(tables, now, *format),
         C::CutDone { inode, generation } => intents::end(tables, *inode, *generation),
         C::FreeDone { inode } => intents::end_free(tables, *inode),
-        C::Settle { inode } => size::settle(tables, *inode),
+        C::Settle { inode, end } => size::settle(tables, now, *inode, *end),
         C::FreeOrphan { inode } => intents::free_orphan(tables, *inode),
     };
     let effect = settle(result)?;

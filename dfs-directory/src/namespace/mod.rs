@@ -86,9 +86,11 @@ pub enum NamespaceCommand {
         inode: InodeId,
         generation: Generation,
     },
-    /// A session that may have written beyond the recorded size is gone: raises the generation
-    /// and logs a cut at the recorded size. Nothing for what is no regular file, or gone.
-    Settle { inode: InodeId },
+    /// A session that may have written beyond the recorded size is gone, and fenced: the file ends
+    /// where its data end (`end`, the byte after the last one that file servers hold), or at its
+    /// recorded size if that is greater. Raises the generation and logs a cut at that size. Nothing
+    /// for what is no regular file, or gone.
+    Settle { inode: InodeId, end: u64 },
     /// Nobody has the orphan open any more: its record goes, and for a regular file a free
     /// intent is logged. Nothing if the inode is gone already; `Busy` if it has links.
     FreeOrphan { inode: InodeId },

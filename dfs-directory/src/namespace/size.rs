@@ -132,14 +132,26 @@ pub(super) fn push(
     Ok(Effect::on(inode, record))
 }
 
-/// Cuts off what a session that is gone may have written beyond the recorded size. Size and
-/// times stay: nobody has seen what goes.
-pub(super) fn settle(tables: &mut dyn Write, inode: InodeId) -> Done<Effect> {
+/// Settles what a session that is gone has written without telling the size: what file servers hold
+/// of it was answered, or on its way, and stays. The times of such writes are not known; they
+/// were made before now. The cut leaves nothing of older generations behind the end.
+pub(super) fn settle(
+    tables: &mut dyn Write,
+    now: Timestamp,
+    inode: InodeId,
+    end: u64,
+) -> Done<Effect> {
     let Some(mut record) = inodes::find(tables, inode)? else {
         return Ok(Effect::default());
     };
     if record.kind != StoredKind::Regular {
         return Ok(Effect::on(inode, record));
+    }
+    let end = end.min(FILE_BYTES_MAX);
+    if end > record.size {
+        record.size = end;
+        record.modified = now.into();
+        record.changed = now.into();
     }
     let size = record.size;
     let cut: Generation = intents::cut(tables, inode, &mut record, size..u64::MAX, None)?;

@@ -90,7 +90,10 @@ mod tests {
         assert_eq!(apply_at(at(100), format.clone()), (at(100), at(100)));
         // The next leader's clock is slow by a minute, and then right again.
         for (now, expected) in [(40, 100), (99, 100), (101, 101), (3, 101)] {
-            let settle = NamespaceCommand::Settle { inode: ROOT };
+            let settle = NamespaceCommand::Settle {
+                inode: ROOT,
+                end: 0,
+            };
             assert_eq!(apply_at(at(now), settle).0, at(expected));
         }
     }

@@ -1,12 +1,14 @@
 //! The handle through which the rest of the directory sees file servers and groups.
 
 use super::events::{ServerEvents, deposed, stopping};
+use super::measures::Ends;
 use super::view::View;
 use crate::governor::Signs;
 use dfs_proto::attr::StatFs;
 use dfs_proto::cluster::ClusterMap;
 use dfs_proto::error::Result;
 use dfs_proto::ids::{Generation, InodeId, ServerRun, SessionId};
+use dfs_proto::layout::FileLayout;
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -25,6 +27,22 @@ pub(crate) struct FenceWait {
     pub(crate) done: oneshot::Sender<Result<()>>,
 }
 
+/// A file whose end is not known.
+#[derive(Clone, Copy, Debug)]
+pub struct Unmeasured {
+    pub inode: InodeId,
+    pub layout: FileLayout,
+    /// What lies before this byte is known.
+    pub from: u64,
+}
+
+/// A question for the ends of files.
+#[derive(Debug)]
+pub(crate) struct MeasureWait {
+    pub(crate) files: Vec<Unmeasured>,
+    pub(crate) done: oneshot::Sender<Result<Ends>>,
+}
+
 /// What the tasks offer: the present map, and waits for what they drive.
 #[derive(Clone, Debug)]
 pub struct Placement {
@@ -35,6 +53,7 @@ pub struct Placement {
     pub(crate) intents: Arc<Notify>,
     pub(crate) cuts: mpsc::Sender<CutWait>,
     pub(crate) fences: mpsc::Sender<FenceWait>,
+    pub(crate) measures: mpsc::Sender<MeasureWait>,
     pub(crate) events: ServerEvents,
 }
 
@@ -77,6 +96,19 @@ impl Placement {
             .await
             .map_err(|_| stopping())?;
         ended.await.map_err(|_| deposed())?
+    }
+
+    /// Asks where the data of files end, at most `limits::MEASURED_INODES_MAX`, as the file servers
+    /// hold them: by inode the byte after the last one, of those that have something from where they
+    /// were asked for. Whoever wrote to them must be fenced, and the cuts in the log be made. No
+    /// deadline: drop the future to stop waiting. `NotLeader` if this member does not lead.
+    pub async fn ends(&self, files: Vec<Unmeasured>) -> Result<Ends> {
+        let (done, measured) = oneshot::channel();
+        self.measures
+            .send(MeasureWait { files, done })
+            .await
+            .map_err(|_| stopping())?;
+        measured.await.map_err(|_| deposed())?
     }
 
     /// A mount cannot reach these servers, and says so with each heartbeat.

@@ -12,6 +12,7 @@ mod events;
 mod fences;
 mod governor;
 mod handle;
+mod measures;
 mod reign;
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
@@ -21,7 +22,7 @@ mod view;
 mod tests;
 
 pub use events::ServerEvents;
-pub use handle::Placement;
+pub use handle::{Placement, Unmeasured};
 pub use reign::Tasks;
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::SimulatedServers;

@@ -4,7 +4,8 @@ use super::cuts;
 use super::events::{EVENTS_MAX, Event, ServerEvents};
 use super::fences;
 use super::governor::{Driver, Outlets};
-use super::handle::{CutWait, FenceWait, Placement};
+use super::handle::{CutWait, FenceWait, MeasureWait, Placement};
+use super::measures;
 use super::view::View;
 use crate::governor::{Pace, Signs};
 use crate::raft::RaftHandle;
@@ -29,6 +30,7 @@ pub struct Tasks {
     intents: Arc<Notify>,
     cuts: mpsc::Receiver<CutWait>,
     fences: mpsc::Receiver<FenceWait>,
+    measures: mpsc::Receiver<MeasureWait>,
 }
 
 impl Tasks {
@@ -38,6 +40,7 @@ impl Tasks {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let (cut_waits, cuts) = mpsc::channel(WAITS_MAX);
         let (fence_waits, fences) = mpsc::channel(WAITS_MAX);
+        let (measure_waits, measures) = mpsc::channel(WAITS_MAX);
         let (map_out, map) = watch::channel(Arc::default());
         let (space_out, space) = watch::channel(StatFs::default());
         let (view_out, view) = watch::channel(Arc::new(View::default()));
@@ -51,6 +54,7 @@ impl Tasks {
             intents: intents.clone(),
             cuts: cut_waits,
             fences: fence_waits,
+            measures: measure_waits,
             events: ServerEvents(sender.clone()),
         };
         let outlets = Outlets {
@@ -69,6 +73,7 @@ impl Tasks {
             intents,
             cuts,
             fences,
+            measures,
         };
         (tasks, placement, ServerEvents(sender))
     }
@@ -110,6 +115,7 @@ impl Tasks {
                 Some(event) = self.events.recv() => event.refuse(refusal),
                 Some(wait) = self.cuts.recv() => drop(wait.done.send(Err(refusal))),
                 Some(wait) = self.fences.recv() => drop(wait.done.send(Err(refusal))),
+                Some(wait) = self.measures.recv() => drop(wait.done.send(Err(refusal))),
             }
         }
     }
@@ -133,6 +139,7 @@ impl Tasks {
             self.view.clone(),
             self.sender.clone(),
         );
+        let measures = measures::run(&mut self.measures, self.view.clone());
         let mut status = self.raft.watch();
         let deposed = async {
             match status
@@ -147,6 +154,7 @@ impl Tasks {
             why = governor.run(&mut self.events) => why,
             why = cuts => why,
             why = fences => why,
+            why = measures => why,
             why = deposed => why,
         }
     }

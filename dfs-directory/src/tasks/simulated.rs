@@ -7,6 +7,7 @@ use crate::raft::Pending;
 use dfs_proto::attr::StatFs;
 use dfs_proto::error::Result;
 use dfs_proto::ids::{Generation, InodeId, SessionId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -17,6 +18,9 @@ pub trait SimulatedServers: Send + Sync + 'static {
 
     /// Nothing of the session is in progress anywhere, and nothing of it is accepted any more.
     fn fence(&self, session: SessionId) -> Pending<Result<()>>;
+
+    /// Where the data of files end, beyond what the log says of them.
+    fn ends(&self, inodes: Vec<InodeId>) -> Pending<Result<BTreeMap<InodeId, u64>>>;
 }
 
 impl Placement {
@@ -24,6 +28,15 @@ impl Placement {
     pub fn simulated(servers: Arc<dyn SimulatedServers>) -> Self {
         let (cuts, mut cuts_wanted) = mpsc::channel::<super::handle::CutWait>(64);
         let (fences, mut fences_wanted) = mpsc::channel::<super::handle::FenceWait>(64);
+        let (measures, mut measures_wanted) = mpsc::channel::<super::handle::MeasureWait>(64);
+        let measuring = servers.clone();
+        tokio::spawn(async move {
+            while let Some(wait) = measures_wanted.recv().await {
+                let inodes = wait.files.iter().map(|file| file.inode).collect();
+                let ends = measuring.ends(inodes);
+                tokio::spawn(async move { wait.done.send(ends.await) });
+            }
+        });
         let cutting = servers.clone();
         tokio::spawn(async move {
             while let Some(wait) = cuts_wanted.recv().await {
@@ -46,6 +59,7 @@ impl Placement {
             intents: Arc::new(Notify::new()),
             cuts,
             fences,
+            measures,
             events: ServerEvents::to_nobody(),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::requests;
 use crate::cluster::{GroupConfig, ServerEntry};
-use crate::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, SessionId, Version};
+use crate::ids::{ChunkIndex, ChunkKey, Epoch, Generation, GroupId, InodeId, SessionId, Version};
 use crate::layout::FileLayout;
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +77,24 @@ pub struct SessionsFenced {
     pub epochs: Vec<(GroupId, Epoch)>,
 }
 
+/// Where the data of inodes end in these groups. Asked of a member that is in-sync, when nobody can
+/// be writing to the inodes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct MeasureInodes {
+    /// Each in its epoch: in another one, or where this server does not serve, nothing is said.
+    pub groups: Vec<(GroupId, Epoch)>,
+    /// Each from one chunk on: what lies before is known. At most `limits::MEASURED_INODES_MAX`.
+    pub inodes: Vec<(InodeId, ChunkIndex)>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct InodesMeasured {
+    /// The groups that were looked at, each in the epoch that was asked for.
+    pub groups: Vec<(GroupId, Epoch)>,
+    /// Of each inode that has chunks there the last one, and how many bytes of it are stored.
+    pub last: Vec<(InodeId, ChunkIndex, u32)>,
+}
+
 /// These groups are not this server's any more: epochs without it serve, and nobody wants it in
 /// them. It takes no part in any older epoch from now on, deletes what it holds of them, and
 /// answers when that is durable. A group of which it knows a later epoch is left alone.
@@ -125,5 +143,6 @@ requests! {
     0x0504 CutInode => CutMade;
     0x0505 FenceSessions => SessionsFenced;
     0x0506 VerifyChunks => VerifiedPage;
+    0x0507 MeasureInodes => InodesMeasured;
     0x0520 ReleaseGroups => GroupsReleased;
 }

@@ -15,7 +15,7 @@ use dfs_proto::msg::chunk::{
 };
 use dfs_proto::msg::control::{
     AdoptEpochs, CutInode, CutMade, EpochsAdopted, EpochsEffective, EqualiseGroups, FenceSessions,
-    GroupsEqualised, GroupsReleased, ReleaseGroups, SessionsFenced,
+    GroupsEqualised, GroupsReleased, InodesMeasured, MeasureInodes, ReleaseGroups, SessionsFenced,
 };
 use dfs_proto::msg::peer::{
     ChunkImage, ChunkPage, Committed, FetchChunk, ForwardWrite, Forwarded, GetChunkStates,
@@ -57,6 +57,7 @@ pub enum Request {
     Effective(EpochsEffective),
     Cut(CutInode),
     Fence(FenceSessions),
+    Measure(MeasureInodes),
     Release(ReleaseGroups),
     Forward(ForwardWrite),
     Marks(GetMarks),
@@ -82,6 +83,7 @@ pub enum Response {
     Equalised(GroupsEqualised),
     Cut(CutMade),
     Fenced(SessionsFenced),
+    Measured(InodesMeasured),
     Released(GroupsReleased),
     Forwarded(Forwarded),
     Marks(GroupMarks),

@@ -39,6 +39,7 @@ mod group;
 mod holdings;
 mod join;
 mod lane;
+mod measure;
 mod pending;
 mod planted;
 mod primary;
@@ -250,6 +251,7 @@ impl ReplicaCore {
             (Request::Effective(r), Sender::Directory) => self.effective(caller, r, h),
             (Request::Cut(r), Sender::Directory) => self.cut(caller, r, h),
             (Request::Fence(r), Sender::Directory) => self.fence(caller, r, h),
+            (Request::Measure(r), Sender::Directory) => self.measure(caller, &r, h),
             (Request::Release(r), Sender::Directory) => self.release_groups(caller, r, h),
             (Request::Forward(r), Sender::Server(run)) => {
                 self.forwarded(caller, run, r, payload, h)

@@ -143,16 +143,7 @@ impl ReplicaCore {
             return self.refuse(caller, error);
         }
         let most = (request.items_max as usize).clamp(1, INVENTORY_PAGE_ITEMS_MAX);
-        // What comes before is another chunk of the inode, or of the last one.
-        let before = match request.from.0.checked_sub(1) {
-            Some(index) => Some((inode, ChunkIndex(index))),
-            None => inode
-                .0
-                .checked_sub(1)
-                .map(|inode| (InodeId(inode), ChunkIndex(u64::MAX))),
-        };
-        let after = before.map(|(inode, index)| ChunkKey { inode, index });
-        let (found, mut end) = h.chunks(group, after, most);
+        let (found, mut end) = h.chunks(group, before(inode, request.from), most);
         let of_inode = found.iter().take_while(|chunk| chunk.key.inode == inode);
         let chunks: Vec<ChunkIndex> = of_inode.map(|chunk| chunk.key.index).collect();
         end |= chunks.len() < found.len();
@@ -208,6 +199,16 @@ impl ReplicaCore {
             }
         }
     }
+}
+
+/// The key after which a list begins with this chunk: another chunk of the inode, or of the last one.
+pub(super) fn before(inode: InodeId, from: ChunkIndex) -> Option<ChunkKey> {
+    let (inode, index) = match from.0.checked_sub(1) {
+        Some(index) => (inode, index),
+        None => (InodeId(inode.0.checked_sub(1)?), u64::MAX),
+    };
+    let index = ChunkIndex(index);
+    Some(ChunkKey { inode, index })
 }
 
 /// Whether the copy here has this write of the session in it. The chunk's version does not tell:

@@ -8,8 +8,8 @@ use dfs_proto::ids::SessionId;
 use dfs_proto::msg::Request as _;
 use dfs_proto::msg::chunk::{BindSession, FindChunks, ReadChunk, SyncChunks, WriteChunk};
 use dfs_proto::msg::control::{
-    AdoptEpochs, CutInode, EpochsEffective, EqualiseGroups, FenceSessions, ReleaseGroups,
-    VerifyChunks,
+    AdoptEpochs, CutInode, EpochsEffective, EqualiseGroups, FenceSessions, MeasureInodes,
+    ReleaseGroups, VerifyChunks,
 };
 use dfs_proto::msg::peer::{
     Committed, FetchChunk, ForwardWrite, GetChunkStates, GetMarks, InstallChunk, InstallFloors,
@@ -152,6 +152,7 @@ fn decode(incoming: &Incoming, from: Sender) -> Option<Result<Request, Error>> {
             EpochsEffective => Effective,
             CutInode => Cut,
             FenceSessions => Fence,
+            MeasureInodes => Measure,
             ReleaseGroups => Release,
         },
         Sender::Server(_) => one_of! {
@@ -184,6 +185,7 @@ pub(super) fn answer(incoming: Incoming, result: Result<Response, Error>, payloa
         Response::Equalised(groups) => incoming.answer::<EqualiseGroups>(Ok(groups), payload),
         Response::Cut(made) => incoming.answer::<CutInode>(Ok(made), payload),
         Response::Released(released) => incoming.answer::<ReleaseGroups>(Ok(released), payload),
+        Response::Measured(measured) => incoming.answer::<MeasureInodes>(Ok(measured), payload),
         Response::Fenced(fenced) => incoming.answer::<FenceSessions>(Ok(fenced), payload),
         Response::Forwarded(forwarded) => incoming.answer::<ForwardWrite>(Ok(forwarded), payload),
         Response::Marks(marks) => incoming.answer::<GetMarks>(Ok(marks), payload),

@@ -173,6 +173,7 @@ async fn call(
         | Request::Effective(_)
         | Request::Cut(_)
         | Request::Fence(_)
+        | Request::Measure(_)
         | Request::Release(_)
         | Request::ScrubKeys(_)
         | Request::ScrubChunk(_) => Err(Error::new(

@@ -140,6 +140,10 @@ pub(crate) enum CallKind {
         link: LinkId,
         asked: Vec<SessionId>,
     },
+    Measure {
+        session: SessionId,
+        run: ServerRun,
+    },
 }
 
 /// What a process has to do later, by itself.

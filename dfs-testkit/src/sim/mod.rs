@@ -63,6 +63,8 @@ pub enum Around {
     WitnessBelieved,
     /// A chunk store makes every cut that it is asked for, whatever it holds by then.
     LateCuts,
+    /// The end of a session cuts its files where the log says that they end, whatever was written.
+    EndsForgotten,
 }
 
 impl Default for Options {

@@ -1,22 +1,19 @@
-//! A third mount, which dies with the machine that it is on: what it had synced, closed or shown to
-//! another mount must be there, and what it had locked is free when its session has ended.
+//! A third mount, which dies with the machine that it is on: what it had written, and what it had shown to
+//! another mount, must be there, synced and closed or not, and what it had locked is free when its session has ended.
 
 use super::Result;
 use super::content;
 use crate::cluster::Cluster;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const NODE: &str = "mount-3";
-
-/// A close waits for nothing: for so long the mount alone may know how long the file is.
-const CLOSED_FOR: Duration = Duration::from_secs(1);
 
 /// Files that are finished before the mount may die.
 const FILES_MIN: usize = 5;
@@ -32,8 +29,10 @@ const PIECE: usize = 3000;
 
 #[derive(Debug, Default)]
 struct Done {
-    /// Files that were synced, or closed some time ago, by number.
+    /// Files whose writes were all answered, by number.
     files: Mutex<BTreeSet<u32>>,
+    /// Bytes of the file that grows whose writes were answered.
+    grown: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -106,6 +105,7 @@ impl Third {
         Dead {
             name: self.name,
             files: self.done.files().clone(),
+            grown: self.done.grown.load(Ordering::SeqCst),
             shown: self.shown,
             since: Instant::now(),
         }
@@ -137,27 +137,18 @@ fn work(dir: &Path, done: &Done) -> io::Result<()> {
     let lock = File::create_new(dir.join("lock"))?;
     lock.lock()?;
     let mut grown = 0;
-    let mut closed = VecDeque::new();
     for number in 1.. {
         let bytes = content::bytes(1, grown, PIECE);
         growing.write_all(&bytes)?;
         grown += PIECE as u64;
+        done.grown.store(grown, Ordering::SeqCst);
         let mut file = File::create_new(dir.join(number.to_string()))?;
-        // Dropping a file hides how its close has ended: it was well if the mount is still there.
-        while closed
-            .front()
-            .is_some_and(|(_, at): &(u32, Instant)| at.elapsed() > CLOSED_FOR)
-        {
-            done.files()
-                .extend(closed.pop_front().map(|(number, _)| number));
-        }
         file.write_all(&content::bytes(number, 0, len_of(number)))?;
+        done.files().insert(number);
         if number % 2 == 0 {
             file.sync_all()?;
-            done.files().insert(number);
         }
         drop(file);
-        closed.push_back((number, Instant::now()));
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
@@ -168,6 +159,7 @@ fn work(dir: &Path, done: &Done) -> io::Result<()> {
 pub(super) struct Dead {
     name: String,
     files: BTreeSet<u32>,
+    grown: u64,
     shown: Shown,
     since: Instant,
 }
@@ -203,19 +195,27 @@ impl Dead {
                 now.growing.len()
             ));
         }
+        if (now.growing.len() as u64) < self.grown {
+            return Err(format!(
+                "{}: {} bytes were written, {} are there",
+                dir.join("growing").display(),
+                self.grown,
+                now.growing.len()
+            ));
+        }
         for number in &self.files {
             let path: PathBuf = dir.join(number.to_string());
             let seen = fs::read(&path).map_err(failed(&path))?;
             if seen != content::bytes(*number, 0, len_of(*number)) {
                 return Err(format!(
-                    "{}: it was finished, and is not whole",
+                    "{}: its writes were answered, and it is not whole",
                     path.display()
                 ));
             }
         }
         let late = if free > FREE { " (late)" } else { "" };
         Ok(format!(
-            "what {NODE} had finished is there ({} files), and its lock was free after {:.1} s{late}",
+            "what {NODE} had written is there ({} files), and its lock was free after {:.1} s{late}",
             self.files.len(),
             free.as_secs_f64()
         ))

@@ -1,7 +1,9 @@
 //! Sessions begin and end.
 
 use super::harness::{Directory, OnRecall, run, until};
+use crate::namespace::NamespaceCommand;
 use crate::session::read;
+use crate::state::Change;
 use dfs_proto::error::ErrorCode;
 use dfs_proto::lock::LockKind::Exclusive;
 use dfs_proto::msg::session::{EndSession, LeaseKind, LockAnswer};
@@ -64,6 +66,44 @@ fn the_end_cuts_nothing_that_another_mount_writes_now() {
         b.lease(other, LeaseKind::Exclusive).await.expect("granted");
         let cuts = directory.servers.cut.lock().expect("unpoisoned").clone();
         assert_eq!(cuts.iter().map(|cut| cut.0).collect::<Vec<_>>(), [other]);
+    });
+}
+
+#[test]
+fn what_a_dead_mount_was_answered_stays_although_its_size_was_not_told() {
+    run(async {
+        let directory = Directory::start().await;
+        let (a, b) = (directory.mount().await, directory.mount().await);
+        let (grown, kept) = (a.file("f").await, a.file("g").await);
+        for file in [grown, kept] {
+            a.lease(file, LeaseKind::Exclusive).await.expect("granted");
+        }
+        directory
+            .servers
+            .ends
+            .lock()
+            .expect("unpoisoned")
+            .insert(grown, 5000);
+        // A cut that is logged and not made: what it takes away must not be counted.
+        let cut = NamespaceCommand::Settle {
+            inode: kept,
+            end: 0,
+        };
+        let logged = directory.raft.commit(Change::Namespace(cut)).await;
+        logged.expect("logged");
+        a.connection.close("killed");
+        directory.advance(SESSION_TTL);
+        b.heartbeat().await.expect("alive");
+        let sizes = async |file| {
+            let granted = b.lease(file, LeaseKind::Exclusive).await;
+            granted.expect("granted").attr.size
+        };
+        assert_eq!((sizes(grown).await, sizes(kept).await), (5000, 0));
+        // From there on nothing of before comes back.
+        let left = directory.raft.read(crate::namespace::read::intent_count);
+        assert_eq!(left.await, Ok(0));
+        let measured = directory.servers.measured.lock().expect("unpoisoned");
+        assert_eq!(*measured, [(grown, 0), (kept, 0)]);
     });
 }
 

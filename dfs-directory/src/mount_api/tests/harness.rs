@@ -24,6 +24,7 @@ use dfs_proto::msg::session::{
 use dfs_proto::name::FileName;
 use dfs_proto::payload::Payload;
 use dfs_proto::transport::{Connection, Identity, Incoming, Listener, Role, Service, connect};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -60,6 +61,10 @@ pub(super) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 pub(super) struct Servers {
     pub(super) fenced: Mutex<Vec<SessionId>>,
     pub(super) cut: Mutex<Vec<(InodeId, Generation)>>,
+    /// Files whose ends were asked for, and how many cuts the log had at that moment.
+    pub(super) measured: Mutex<Vec<(InodeId, u64)>>,
+    /// Where data end, by inode.
+    pub(super) ends: Mutex<BTreeMap<InodeId, u64>>,
     /// Cuts and fences are asked for, but not made.
     pub(super) away: AtomicBool,
 }
@@ -194,6 +199,7 @@ fn obedient(
 ) -> Placement {
     let (cuts, mut cuts_wanted) = mpsc::channel(64);
     let (fences, mut fences_wanted) = mpsc::channel(64);
+    let (measures, mut measures_wanted) = mpsc::channel(64);
     let placement = Placement {
         map,
         space: watch::channel(StatFs {
@@ -207,6 +213,7 @@ fn obedient(
         intents: Arc::new(Notify::new()),
         cuts,
         fences,
+        measures,
         events: ServerEvents::to_nobody(),
     };
     let (cut_raft, cut_by) = (raft.clone(), servers.clone());
@@ -224,6 +231,21 @@ fn obedient(
             let done = NamespaceCommand::CutDone { inode, generation };
             let ended = cut_raft.commit(Change::Namespace(done)).await.map(|_| ());
             let _ = wait.done.send(ended);
+        }
+    });
+    let (measured_raft, measured_by) = (raft.clone(), servers.clone());
+    tokio::spawn(async move {
+        while let Some(wait) = measures_wanted.recv().await {
+            let cuts = measured_raft.read_local(crate::namespace::read::intent_count);
+            let cuts = cuts.expect("read");
+            let files = wait.files.iter().map(|file| (file.inode, cuts));
+            measured_by
+                .measured
+                .lock()
+                .expect("unpoisoned")
+                .extend(files);
+            let ends = measured_by.ends.lock().expect("unpoisoned").clone();
+            let _ = wait.done.send(Ok(ends));
         }
     });
     let fenced_by = servers.clone();

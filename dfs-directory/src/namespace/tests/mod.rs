@@ -309,7 +309,10 @@ fn the_same_log_gives_the_same_tables() {
 #[test]
 fn before_the_format_nothing_can_be_made() {
     let mut tables = MemoryTables::default();
-    let command = NamespaceCommand::Settle { inode: ROOT };
+    let command = NamespaceCommand::Settle {
+        inode: ROOT,
+        end: 5,
+    };
     let outcome = super::apply(&mut tables, at(1), &command).unwrap();
     assert_eq!(outcome.0, Ok(Changed::default()));
     assert_eq!(

@@ -345,11 +345,17 @@ impl Model {
         Ok(Some(id))
     }
 
-    pub(super) fn settle(&mut self, id: Id) -> Answer {
+    pub(super) fn settle(&mut self, id: Id, end: u64) -> Answer {
+        let now = self.now;
         let Some(node) = self.nodes.get_mut(&id) else {
             return Ok(None);
         };
         if node.kind == FileKind::Regular {
+            if end > node.size {
+                node.size = end;
+                node.modified = now;
+                node.changed = now;
+            }
             node.generation += 1;
             self.cuts.push((id, node.generation, node.size));
         }

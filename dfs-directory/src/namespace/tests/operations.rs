@@ -24,7 +24,7 @@ pub(super) enum Op {
     SetAcl(Index, bool, ModelAcl),
     RemoveXattr(Index, &'static str),
     Push(Index, SizeTimes),
-    Settle(Index),
+    Settle(Index, u64),
     Free(Index),
     CutDone(Index),
 }
@@ -150,7 +150,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         4 => (index(), any::<bool>(), model_acl()).prop_map(|(i, d, acl)| Op::SetAcl(i, d, acl)),
         2 => (index(), any_xattr_name()).prop_map(|(i, name)| Op::RemoveXattr(i, name)),
         2 => (index(), push()).prop_map(|(i, push)| Op::Push(i, push)),
-        1 => index().prop_map(Op::Settle),
+        1 => (index(), 0u64..150).prop_map(|(i, end)| Op::Settle(i, end)),
         2 => index().prop_map(Op::Free),
         1 => index().prop_map(Op::CutDone),
     ]

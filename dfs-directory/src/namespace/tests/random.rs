@@ -140,10 +140,10 @@ impl Pair {
                 let real = self.real.push(inode, *push);
                 (real, self.model.push(inode.0, push))
             }
-            Op::Settle(index) => {
-                let inode = pick(index);
-                let real = self.real.command(NamespaceCommand::Settle { inode });
-                (real, self.model.settle(inode.0))
+            Op::Settle(index, end) => {
+                let (inode, end) = (pick(index), *end);
+                let real = self.real.command(NamespaceCommand::Settle { inode, end });
+                (real, self.model.settle(inode.0, end))
             }
             Op::Free(index) => {
                 let inode = pick(index);

@@ -256,13 +256,16 @@ fn an_answered_push_needs_a_living_session() {
 }
 
 #[test]
-fn settling_cuts_at_the_recorded_size() {
+fn settling_cuts_at_the_recorded_size_or_where_the_data_end() {
     let mut cluster = Cluster::new();
     let file = cluster.create(ROOT, "f").unwrap();
     cluster.push(file, pushed(700)).unwrap();
     let before = cluster.attr(file);
     let settled = cluster
-        .command(NamespaceCommand::Settle { inode: file })
+        .command(NamespaceCommand::Settle {
+            inode: file,
+            end: 699,
+        })
         .unwrap();
     assert_eq!(settled.cut, Some(Generation(1)));
     let after = cluster.attr(file);
@@ -275,6 +278,19 @@ fn settling_cuts_at_the_recorded_size() {
     );
     let intent = read::intents(&cluster.tables, None, 9).unwrap()[0];
     assert_eq!((intent.from, intent.extent), (700, None));
+    // What was written beyond it was answered: it stays, and has been written before now.
+    let settled = cluster
+        .command(NamespaceCommand::Settle {
+            inode: file,
+            end: 900,
+        })
+        .unwrap();
+    assert_eq!(settled.cut, Some(Generation(2)));
+    let grown = cluster.attr(file);
+    assert_eq!(grown.size, 900);
+    assert!(grown.modified > after.modified && grown.changed == grown.modified);
+    let intent = read::intents(&cluster.tables, None, 9).unwrap()[1];
+    assert_eq!((intent.from, intent.extent), (900, None));
 }
 
 #[test]
@@ -282,7 +298,7 @@ fn there_is_nothing_to_settle_without_data() {
     let mut cluster = Cluster::new();
     let dir = cluster.mkdir(ROOT, "d").unwrap();
     for inode in [dir, ROOT, InodeId(99)] {
-        let settled = cluster.command(NamespaceCommand::Settle { inode });
+        let settled = cluster.command(NamespaceCommand::Settle { inode, end: 9 });
         assert_eq!(settled.unwrap().cut, None);
     }
     assert_eq!(read::intent_count(&cluster.tables).unwrap(), 0);

@@ -285,7 +285,9 @@ async fn a_cut_ends_when_every_member_of_every_group_made_it() {
     let (directory, servers) = three().await;
     let (_, inode) = create_file(&directory).await;
     servers[2].behaviour().deaf.insert(CutInode::METHOD);
-    let Outcome::Namespace(settled) = directory.commit(NamespaceCommand::Settle { inode }).await
+    let Outcome::Namespace(settled) = directory
+        .commit(NamespaceCommand::Settle { inode, end: 0 })
+        .await
     else {
         panic!("a strange outcome");
     };

@@ -6,6 +6,7 @@ mod changes;
 mod floors;
 mod holes;
 mod joining;
+mod measure;
 mod memory;
 #[cfg(feature = "planted-bugs")]
 mod planted;

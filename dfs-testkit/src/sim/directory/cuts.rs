@@ -41,7 +41,7 @@ impl Directory {
                 CutAction::Done(ticket) => {
                     match self.placement.waiting.remove(&ticket) {
                         Some(Waiting::Cut(number)) => self.cut_is_made(s, number),
-                        Some(Waiting::Session(session)) => self.settled(s, session),
+                        Some(Waiting::Settled(session)) => self.settled(s, session),
                         _ => {}
                     }
                     Vec::new()

@@ -3,7 +3,6 @@
 
 use super::Directory;
 use super::placement::Waiting;
-use crate::sim::client;
 use crate::sim::message::{Answer, Told};
 use crate::sim::schedule::{Schedule, error};
 use dfs_directory::lease::Token;
@@ -51,8 +50,6 @@ pub(super) struct Files {
     waiting: BTreeMap<u64, ForCut>,
     numbers: u64,
     sizing: BTreeMap<Token, Sizing>,
-    /// What ending sessions left: cuts that are not made yet.
-    pub(super) settling: BTreeMap<SessionId, Vec<InodeId>>,
 }
 
 impl Directory {
@@ -100,7 +97,7 @@ impl Directory {
         self.commit_session(s, SessionCommand::FinishEnd { session });
     }
 
-    fn change_files(
+    pub(super) fn change_files(
         &mut self,
         s: &mut Schedule,
         command: NamespaceCommand,
@@ -121,12 +118,12 @@ impl Directory {
         }
     }
 
-    fn intents(&self, inode: InodeId) -> Vec<Intent> {
+    pub(super) fn intents(&self, inode: InodeId) -> Vec<Intent> {
         read::intents_of(&self.tables, inode).unwrap_or_default()
     }
 
     /// Inodes with a cut under way are told to the checks.
-    fn note_intents(&mut self, s: &mut Schedule) {
+    pub(super) fn note_intents(&mut self, s: &mut Schedule) {
         let inodes: Vec<InodeId> = s.files.iter().map(|(inode, _)| *inode).collect();
         for inode in &inodes {
             if let Some(last) = self.intents(*inode).last() {
@@ -299,62 +296,5 @@ impl Directory {
             .attr
             .map(Told::Attr)
             .ok_or_else(|| error(ErrorCode::Stale))
-    }
-
-    /// Begins to cut off what a fenced session may have written beyond the recorded sizes.
-    pub(super) fn settle(&mut self, s: &mut Schedule, session: SessionId) {
-        let inodes: Vec<InodeId> = s.files.iter().map(|(inode, _)| *inode).collect();
-        let mut last = None;
-        for inode in inodes {
-            let holder = self.sessions.table.exclusive_holder(inode);
-            if holder.is_none_or(|(holder, _)| holder != session) {
-                continue;
-            }
-            match self.change_files(s, NamespaceCommand::Settle { inode }) {
-                Ok(Changed {
-                    cut: Some(generation),
-                    ..
-                }) => last = Some((inode, generation)),
-                other => s.violate(format!("{inode} is not settled: {other:?}")),
-            }
-            self.files.settling.entry(session).or_default().push(inode);
-        }
-        self.note_intents(s);
-        self.intents_logged(s);
-        match last {
-            Some((inode, generation)) => {
-                self.wait_for_cut(s, inode, generation, Waiting::Session(session));
-            }
-            None => self.finish_end(s, session),
-        }
-    }
-
-    /// One of the cuts of an ending session has been made.
-    pub(super) fn settled(&mut self, s: &mut Schedule, session: SessionId) {
-        let left = self.files.settling.get(&session).into_iter().flatten();
-        let left = left.map(|inode| (*inode, self.intents(*inode)));
-        let next = left
-            .filter_map(|(inode, intents)| Some((inode, intents.last()?.generation)))
-            .next();
-        match next {
-            Some((inode, generation)) => {
-                self.wait_for_cut(s, inode, generation, Waiting::Session(session));
-            }
-            None => self.finish_end(s, session),
-        }
-    }
-
-    /// What lay beyond the sizes of files that a session left is zeros now, for certain.
-    pub(super) fn end_settled(&mut self, s: &mut Schedule, session: SessionId) {
-        for inode in self.files.settling.remove(&session).unwrap_or_default() {
-            let Ok(attr) = self.attr(s, inode) else {
-                continue;
-            };
-            let beyond = (0..client::CHUNKS * client::BLOCKS)
-                .filter(|block| client::byte_of(*block) >= attr.size);
-            for block in beyond {
-                s.oracle.settled((inode, block));
-            }
-        }
     }
 }

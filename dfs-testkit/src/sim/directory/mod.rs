@@ -6,12 +6,14 @@
 //! | `placement` | groups: drives the governor |
 //! | `cuts` | cuts and fences |
 //! | `sessions` | mounts: their lives, leases and recalls, the end of a session |
-//! | `files` | sizes: set, pushed, settled; what a grant tells of them |
+//! | `files` | sizes: set, pushed; what a grant tells of them |
+//! | `settling` | where the files of a dead session end |
 
 mod cuts;
 mod files;
 mod placement;
 mod sessions;
+mod settling;
 
 pub(crate) use files::FILES;
 pub(crate) use placement::Asked;
@@ -32,6 +34,7 @@ use dfs_proto::ids::ClusterId;
 use files::Files;
 use placement::Placement;
 use sessions::Sessions;
+use settling::Settling;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +55,7 @@ pub(crate) struct Directory {
     placement: Placement,
     sessions: Sessions,
     files: Files,
+    settling: Settling,
     /// Cuts that have ended and that nobody has looked at yet.
     pub(crate) ended_cuts: Vec<Intent>,
 }
@@ -69,6 +73,7 @@ impl Directory {
             map: Rc::default(),
             sessions: Sessions::default(),
             files: Files::default(),
+            settling: Settling::default(),
             ended_cuts: Vec::new(),
         };
         new.commit(
@@ -189,6 +194,7 @@ impl Directory {
 
     fn step(&mut self, s: &mut Schedule) {
         self.step_placement(s);
+        self.step_settling(s);
         self.step_sessions(s);
     }
 

@@ -40,8 +40,10 @@ const UNDATED: Duration = Duration::from_millis(4_000);
 pub(super) enum Waiting {
     /// A caller.
     Call(u64),
-    /// The end of a session.
+    /// The end of a session, for its fence.
     Session(SessionId),
+    /// The same, for the cuts of what it left.
+    Settled(SessionId),
     /// A grant, a change of a size.
     Cut(u64),
 }
@@ -149,7 +151,7 @@ impl Directory {
         }
     }
 
-    /// The answer to a call of the governor, of the cuts or of the fences.
+    /// The answer to a call of the governor, of the cuts, of the fences, or for the end of a file.
     pub(super) fn server_answers(&mut self, s: &mut Schedule, kind: CallKind, answer: Answer) {
         let now = s.directory_now();
         let answer = match answer {
@@ -191,6 +193,13 @@ impl Directory {
                 };
                 let actions = self.placement.fences.take(now, event);
                 self.carry_out_fences(s, actions);
+            }
+            CallKind::Measure { session, run } => {
+                let answer = answer.and_then(|response| match response {
+                    Response::Measured(measured) => Ok(measured),
+                    _ => Err(error(ErrorCode::Malformed)),
+                });
+                self.measured(s, session, run, answer);
             }
         }
     }

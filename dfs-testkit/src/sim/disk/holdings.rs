@@ -11,6 +11,11 @@ impl Holdings for Disk {
         state(key, &self.slots.get(&key)?.now)
     }
 
+    fn chunk_bytes(&self, key: ChunkKey) -> u64 {
+        self.stored(key)
+            .map_or(0, |stored| stored.bytes.len() as u64)
+    }
+
     fn record(&self, key: ChunkKey, session: SessionId) -> Result<Option<WriteRecord>, Error> {
         let stored = self.stored(key);
         Ok(stored.and_then(|stored| stored.records.get(&session).copied()))

@@ -35,6 +35,7 @@ impl Admission {
             | Request::Effective(_)
             | Request::Cut(_)
             | Request::Fence(_)
+            | Request::Measure(_)
             | Request::Release(_)
             | Request::Committed(_)
             | Request::ScrubKeys(_)

@@ -169,10 +169,17 @@ impl Oracle {
         }
     }
 
-    /// What a session left beyond the size of a file is cut, and the cut has ended.
-    pub(crate) fn settled(&mut self, block: Block) {
+    /// What lies beyond the size of a file that a session left is cut, and the cut has ended. An error
+    /// if something was there that was answered.
+    pub(crate) fn settled(&mut self, block: Block) -> Result<(), String> {
         let moment = self.moment();
-        self.registers.entry(block).or_default().is_now(0, moment);
+        let register = self.registers.entry(block).or_default();
+        let possible = register.values();
+        register.is_now(0, moment);
+        match possible.contains(&0) {
+            true => Ok(()),
+            false => Err(format!("{block:?} was one of {possible:?}")),
+        }
     }
 
     /// A client begins to sync these blocks.
