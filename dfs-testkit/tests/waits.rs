@@ -29,14 +29,18 @@ fn shell(script: &str, file: &Path) -> Command {
     command
 }
 
-/// Has a call wait until a line about it is there; returns the new lines when the call has ended.
+/// Has a call wait from `begin` on until a line about it is there; returns the new lines when the call has
+/// ended. What the mount does by itself waits from the fault on, not from the call: it may be told
+/// before the command that makes the fault has returned.
 fn while_waiting(
     cluster: &Cluster,
+    begin: impl FnOnce(),
     mut call: Command,
     names: &[&str],
     end: impl FnOnce(),
 ) -> Vec<String> {
     let before = waits(cluster).len();
+    begin();
     let mut waiting = call.spawn().unwrap();
     eventually("the wait is told", SOON, || {
         let told = waits(cluster).split_off(before);
@@ -52,24 +56,26 @@ fn while_waiting(
 }
 
 #[test]
-fn a_directory_that_is_silent_is_named() {
+fn a_directory_that_is_silent_or_gone_is_named() {
     let cluster = Cluster::up(&["--mounts", "1"]);
     let mount = cluster.mount(1);
     let address = cluster.address("directory-1");
     fs::write(mount.join("before"), "x").unwrap();
-    cluster.node("pause", "directory-1");
-    let told = while_waiting(
-        &cluster,
-        shell(": >\"$1\"", &mount.join("f")),
-        &["the connection to the directory", &address],
-        || cluster.node("resume", "directory-1"),
-    );
-    let link: Vec<&String> = told
-        .iter()
-        .filter(|line| line.contains("the connection to the directory"))
-        .collect();
-    assert_eq!(link.len(), 1, "{link:?}");
-    assert!(link[0].contains("tries)"), "{link:?}");
+    for (fault, end) in [("pause", "resume"), ("kill", "start")] {
+        let told = while_waiting(
+            &cluster,
+            || cluster.node(fault, "directory-1"),
+            shell(": >\"$1\"", &mount.join(fault)),
+            &["the connection to the directory", &address],
+            || cluster.node(end, "directory-1"),
+        );
+        let link: Vec<&String> = told
+            .iter()
+            .filter(|line| line.contains("the connection to the directory"))
+            .collect();
+        assert_eq!(link.len(), 1, "{fault}: {link:?}");
+        assert!(link[0].contains("tries)"), "{link:?}");
+    }
 }
 
 #[test]
@@ -78,9 +84,9 @@ fn a_server_that_is_silent_or_gone_is_named() {
     let file = cluster.mount(1).join("f");
     fs::write(&file, "before").unwrap();
     for (fault, end) in [("pause", "resume"), ("kill", "start")] {
-        cluster.node(fault, "server-1");
         let told = while_waiting(
             &cluster,
+            || cluster.node(fault, "server-1"),
             shell("printf after >>\"$1\"", &file),
             &["a write ("],
             || cluster.node(end, "server-1"),
@@ -116,9 +122,9 @@ fn a_wait_for_another_mount_is_told() {
         .read_exact(&mut ready)
         .unwrap();
     // It holds the exclusive lease, and does not answer.
-    cluster.node("pause", "mount-2");
     let told = while_waiting(
         &cluster,
+        || cluster.node("pause", "mount-2"),
         shell("cat \"$1\" >/dev/null", &a.join("held")),
         &["directory 127.0.0.1:", "no answer yet to"],
         || cluster.node("resume", "mount-2"),
