@@ -12,6 +12,7 @@ use dfs_testkit::cluster::Cluster;
 use dfs_testkit::random::Random;
 use dfs_testkit::rounds;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -195,6 +196,14 @@ fn a_stopped_mount_writes_nothing_after_its_locks_are_others() {
     }
     let log = cluster.log("mount-1");
     assert!(log.contains("session has ended"), "no word to the user");
+    // Which file, and what to do.
+    let file = cluster.mount(1).join("r0-0");
+    let number = std::fs::metadata(&file).unwrap().ino();
+    let told = log
+        .lines()
+        .find(|line| line.contains(&format!("-inum {number})")));
+    let told = told.unwrap_or_else(|| panic!("no word of {}: {log}", file.display()));
+    assert!(told.contains("a lock on it is lost") && told.contains("open it again"));
 }
 
 #[test]

@@ -63,6 +63,7 @@ impl MountApi {
         if let Some(known) = self.remembered(&request)? {
             return answer_of(known);
         }
+        let life = self.alive(session)?.life;
         self.grace(session, request.inode, false).await?;
         if request.kind.is_none() {
             return self.unlock(&request, &lock);
@@ -73,6 +74,11 @@ impl MountApi {
                 .await;
         }
         let mut core = self.alive(session)?;
+        if core.life != life {
+            // What others hold is not told to this life yet; the mount asks again when it has
+            // told what it holds itself.
+            return Err(ErrorCode::NotLeader.into());
+        }
         let memory = &mut core.present(session)?.memory;
         // A repeat may have been faster, or the wait was cancelled before it began.
         if let Some(known) = memory.known(request.stamp.sequence) {

@@ -1,19 +1,16 @@
-//! flock and byte-range locks: decided by the directory, waited for without limit, cancellable,
-//! remembered for a reclaim.
+//! flock and byte-range locks: decided by the directory (`lock_requests`), remembered for a reclaim,
+//! released.
 
 use super::call::Wait;
 use super::core::Core;
 use super::guard::lock;
-use super::held_locks::{HeldLocks, OwnerKey};
-use super::opens::Open;
+use super::held_locks::{HeldLocks, Lent, OwnerKey};
 use super::types::LockRequest;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{InodeId, LockOwner, Sequence, SessionId};
 use dfs_proto::lock::{HeldLock, LockKind, LockRange, LockSpace};
 use dfs_proto::msg::callback::ConfirmLocks;
-use dfs_proto::msg::session::{
-    CancelAnswer, CancelLock, LockAnswer, ReleaseOwner, SetLock, TestLock,
-};
+use dfs_proto::msg::session::{ReleaseOwner, TestLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,25 +34,16 @@ impl Cancel {
         self.0.send_replace(true);
     }
 
-    async fn cancelled(&self) {
+    pub(super) async fn cancelled(&self) {
         let mut watching = self.0.subscribe();
         // The sender lives in `self`: an error cannot come.
         let _ = watching.wait_for(|cancelled| *cancelled).await;
     }
 }
 
-/// Cancels when its caller goes away.
-struct CancelOnDrop(Cancel);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
 /// How a queued wait ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum WaitEnd {
+pub(super) enum WaitEnd {
     Granted,
     /// The directory's leader changed, or the session: the wait is asked for anew.
     Moved,
@@ -66,6 +54,13 @@ struct Waiter {
     key: OwnerKey,
     request: LockRequest,
     end: oneshot::Sender<WaitEnd>,
+}
+
+/// Locks that a request under way may share, and under which leader it was said first.
+#[derive(Debug, Default)]
+pub(super) struct LentIn {
+    life: u64,
+    pub(super) pieces: Vec<Lent>,
 }
 
 /// The locks of this mount.
@@ -152,8 +147,48 @@ impl Locks {
         let _ = tokio::time::timeout(RELEASE_WAIT, done).await;
     }
 
+    /// A request is about to be sent; with `end` it may be queued, and is told there how that ends: the
+    /// grant may be here before the answer. Returns what may be shared from now on.
+    pub(super) fn begin(
+        &self,
+        key: OwnerKey,
+        wait: Sequence,
+        request: LockRequest,
+        end: oneshot::Sender<WaitEnd>,
+    ) -> LentIn {
+        let mut inner = lock(&self.inner);
+        let (range, kind) = (request.range, request.kind);
+        let pieces = inner.held.give_up(key, range, kind, request.pid);
+        if request.wait {
+            let waiter = Waiter { key, request, end };
+            inner.waiters.insert((key.inode, wait), waiter);
+        }
+        let life = inner.life;
+        LentIn { life, pieces }
+    }
+
+    /// The request was refused. `false`: another leader was told meanwhile what may be shared.
+    pub(super) fn take_back(&self, key: OwnerKey, lent: &LentIn) -> bool {
+        let mut inner = lock(&self.inner);
+        let known = lent.pieces.is_empty() || inner.life == lent.life;
+        if known {
+            inner.held.take_back(key, &lent.pieces);
+        }
+        known
+    }
+
+    /// Nothing queued is waited for any more.
+    pub(super) fn forget_wait(&self, inode: InodeId, wait: Sequence) {
+        lock(&self.inner).waiters.remove(&(inode, wait));
+    }
+
+    /// The life of the directory's leader that all this belongs to.
+    pub(super) fn life(&self) -> u64 {
+        lock(&self.inner).life
+    }
+
     /// A definite answer under the leader's life `life`: false if that is over.
-    fn note(&self, life: u64, key: OwnerKey, request: &LockRequest) -> bool {
+    pub(super) fn note(&self, life: u64, key: OwnerKey, request: &LockRequest) -> bool {
         let mut inner = lock(&self.inner);
         if inner.life != life {
             return false;
@@ -166,14 +201,14 @@ impl Locks {
 }
 
 /// Counts a request of an owner while it is under way.
-struct Underway {
+pub(super) struct Underway {
     core: Arc<Core>,
     key: OwnerKey,
     release: bool,
 }
 
 impl Underway {
-    fn new(core: &Arc<Core>, key: OwnerKey, release: bool) -> Self {
+    pub(super) fn new(core: &Arc<Core>, key: OwnerKey, release: bool) -> Self {
         let mut inner = lock(&core.locks.inner);
         let counts = match release {
             true => &mut inner.releasing,
@@ -208,133 +243,6 @@ impl Drop for Underway {
 }
 
 impl Core {
-    /// Sets or removes a lock; with `wait` until it is granted or `cancel` says otherwise. `Ok`
-    /// means that the lock is held, also when the cancel came too late.
-    pub(super) async fn set_lock(
-        self: &Arc<Self>,
-        open: Arc<Open>,
-        request: LockRequest,
-        cancel: Cancel,
-    ) -> Result<()> {
-        let gone = CancelOnDrop(cancel.clone());
-        let core = self.clone();
-        let set = self
-            .names
-            .spawn(async move { core.set_lock_now(&open, request, &cancel).await });
-        let result = set.await;
-        drop(gone);
-        result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
-    }
-
-    async fn set_lock_now(
-        self: &Arc<Self>,
-        open: &Open,
-        request: LockRequest,
-        cancel: &Cancel,
-    ) -> Result<()> {
-        let key = OwnerKey {
-            inode: open.inode.id,
-            space: request.space,
-            owner: request.owner,
-        };
-        let _underway = Underway::new(self, key, false);
-        loop {
-            open.inode.check(open.opened_at)?;
-            let stamped = self.up().await?.session.begin().await?;
-            let wait = stamped.sequence;
-            let (end, mut ended) = oneshot::channel();
-            {
-                // Before it is sent: the grant may be here before the answer.
-                let mut inner = lock(&self.locks.inner);
-                let (range, kind) = (request.range, request.kind);
-                inner.held.give_up(key, range, kind, request.pid);
-                if request.wait {
-                    let waiter = Waiter { key, request, end };
-                    inner.waiters.insert((key.inode, wait), waiter);
-                }
-            }
-            let set = |stamp| SetLock {
-                stamp,
-                inode: key.inode,
-                space: key.space,
-                owner: key.owner,
-                pid: request.pid,
-                kind: request.kind,
-                range: request.range,
-                wait: request.wait,
-            };
-            let answer = self.repeat(&stamped, Wait::Long, &set).await;
-            let session = stamped.session.id;
-            drop(stamped);
-            if !matches!(answer, Ok(Some((LockAnswer::Queued, _)))) {
-                self.forget_wait(key.inode, wait);
-            }
-            match answer? {
-                None => continue,
-                Some((LockAnswer::Done, up)) => {
-                    if self.locks.note(up.leader_life, key, &request) {
-                        return Ok(());
-                    }
-                    continue;
-                }
-                Some((LockAnswer::Queued, up)) => {
-                    if lock(&self.locks.inner).life != up.leader_life {
-                        self.forget_wait(key.inode, wait);
-                        continue;
-                    }
-                }
-            }
-            let end = tokio::select! {
-                end = &mut ended => end.unwrap_or(WaitEnd::Moved),
-                () = cancel.cancelled() => {
-                    return self.cancel_lock(session, key, wait, &request, ended).await;
-                }
-            };
-            if end == WaitEnd::Granted {
-                return Ok(());
-            }
-        }
-    }
-
-    fn forget_wait(&self, inode: InodeId, wait: Sequence) {
-        lock(&self.locks.inner).waiters.remove(&(inode, wait));
-    }
-
-    async fn cancel_lock(
-        &self,
-        session: SessionId,
-        key: OwnerKey,
-        wait: Sequence,
-        request: &LockRequest,
-        mut ended: oneshot::Receiver<WaitEnd>,
-    ) -> Result<()> {
-        let interrupted = Err(ErrorCode::Interrupted.into());
-        let cancel = CancelLock {
-            session,
-            inode: key.inode,
-            wait,
-        };
-        let cancelled = self.ask_within(session, Wait::Short, &cancel).await;
-        self.forget_wait(key.inode, wait);
-        if ended.try_recv() == Ok(WaitEnd::Granted) {
-            // The grant came first, and is noted: the directory has nothing to cancel any more.
-            return Ok(());
-        }
-        match cancelled {
-            Ok((CancelAnswer::TooLate, up)) => {
-                if self.locks.note(up.leader_life, key, request) {
-                    return Ok(());
-                }
-                interrupted
-            }
-            Ok((CancelAnswer::Cancelled, _)) => interrupted,
-            Err(error) => {
-                log::debug!("{}: the cancel of a lock wait: {error}", key.inode);
-                interrupted
-            }
-        }
-    }
-
     /// Which lock would conflict.
     pub(super) async fn test_lock(
         &self,

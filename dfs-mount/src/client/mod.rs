@@ -29,6 +29,7 @@ pub mod kernel;
 mod lasting;
 mod lease_use;
 mod link;
+mod lock_requests;
 mod locks;
 pub mod logic;
 mod map_cache;

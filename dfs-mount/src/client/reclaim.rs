@@ -180,10 +180,11 @@ impl Core {
             let unlogged = state.data.is_some_and(|data| data.is_size_unpushed());
             let harmed = locked || unlogged || !state.unsynced.is_empty();
             if harmed && state.opens > 0 {
-                log::error!(
-                    "{}: unsynced data or locks are lost with the session; its open handles get EIO until they are opened again",
-                    inode.id
-                );
+                let what = match locked {
+                    true => "a lock on it is lost with the session, and may be somebody else's now",
+                    false => "writes to it that are not synced may be lost with the session",
+                };
+                self.say_broken(inode.id, what);
                 state.broken_before = self.breaks.fetch_add(1, Ordering::SeqCst) + 1;
             }
             state.unsynced.clear();
@@ -192,6 +193,17 @@ impl Core {
         }
         inode.changed.notify_waiters();
         self.drop_lost_maps(inode);
+    }
+
+    /// Names the file in words that lead a person to it. Its path is not known here: what was kept of
+    /// names went before the session did.
+    pub(super) fn say_broken(&self, inode: InodeId, what: &str) {
+        let at = &self.options.mount_point;
+        log::error!(
+            "{at}: {inode} (its path: find {at} -xdev -inum {}): {what}. Programs that have it open get EIO \
+             until they open it again; those that don't by themselves are to be restarted",
+            inode.0
+        );
     }
 
     /// After a lost session: inodes that are still open are opened again in the new one.

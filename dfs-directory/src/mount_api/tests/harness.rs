@@ -292,7 +292,7 @@ pub(super) struct Kernel {
     /// News of names, answered at once or (with `hold_news`) when they are held no more.
     names: Mutex<Vec<NamesChanged>>,
     held_news: Mutex<Option<Vec<Incoming>>>,
-    /// Grants of locks are not acknowledged.
+    /// Grants of locks, and questions whether they are held, are not answered.
     pub(super) deaf: Mutex<bool>,
     kept: Mutex<Vec<Incoming>>,
 }
@@ -374,6 +374,9 @@ impl Service for Kernel {
             }
             ConfirmLocks::METHOD => {
                 self.confirms.fetch_add(1, Ordering::SeqCst);
+                if *locked(&self.deaf) {
+                    return locked(&self.kept).push(incoming);
+                }
                 let closing = std::mem::take(&mut *locked(&self.closing));
                 tokio::spawn(async move {
                     for (release, connection) in closing {

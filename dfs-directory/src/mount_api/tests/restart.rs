@@ -254,3 +254,32 @@ fn a_waiter_is_sent_to_the_new_leader() {
         assert_eq!(sent_away.code, ErrorCode::NotLeader);
     });
 }
+
+#[test]
+fn a_request_for_a_lock_does_not_reach_into_the_next_life() {
+    run(async {
+        let directory = Directory::start().await;
+        let (a, b) = (directory.mount().await, directory.mount().await);
+        let file = a.file("f").await;
+        a.locks(a.flock(file, 1, Exclusive, false))
+            .await
+            .expect("locked");
+        // The try-lock waits for a moment for A to say whether it is still there.
+        *a.kernel.deaf.lock().expect("unpoisoned") = true;
+        let trying = b.start(b.flock(file, 2, Exclusive, false));
+        until("A is asked", || {
+            a.kernel.confirms.load(Ordering::SeqCst) == 1
+        })
+        .await;
+        directory.restart().await;
+        // A has not told the new life yet that it holds the file. (On a busy machine the wait may be
+        // over before that life begins: then it was refused for the lock.)
+        let refused = trying.await.expect("no panic").expect_err("held by A");
+        let codes = [ErrorCode::NotLeader, ErrorCode::WouldBlock];
+        assert!(codes.contains(&refused.code), "{refused}");
+        reclaim(&b, Vec::new(), Vec::new()).await;
+        reclaim(&a, Vec::new(), vec![(file, flock(&a, 1))]).await;
+        let again = b.locks(b.flock(file, 2, Exclusive, false)).await;
+        assert_eq!(again, Err(ErrorCode::WouldBlock));
+    });
+}

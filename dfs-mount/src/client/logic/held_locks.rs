@@ -19,6 +19,13 @@ struct Piece {
     pid: u32,
 }
 
+/// A part of an exclusive lock that a request under way may share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lent {
+    pub range: LockRange,
+    pub pid: u32,
+}
+
 /// By owner, disjoint pieces.
 #[derive(Debug, Default)]
 pub struct HeldLocks {
@@ -64,18 +71,61 @@ impl HeldLocks {
         }
     }
 
-    /// A request to unlock the range, or to share it, is about to be sent: what it takes is not told
-    /// to a new leader any more. The old one may have carried it out, and may have given the range to
-    /// another owner, before its answer was lost.
-    pub fn give_up(&mut self, key: OwnerKey, range: LockRange, kind: Option<LockKind>, pid: u32) {
+    /// A request is about to be sent: what it takes away is not told to a new leader any more. The old
+    /// one may have carried it out, and may have given the range to another owner, before its answer
+    /// was lost. Returns what was held exclusively, is told as shared from now on, and is still held
+    /// exclusively should the request be refused.
+    pub fn give_up(
+        &mut self,
+        key: OwnerKey,
+        range: LockRange,
+        kind: Option<LockKind>,
+        pid: u32,
+    ) -> Vec<Lent> {
         match kind {
             None => self.set(key, range, None, pid),
             // It can't be refused where all of it is held, and only there.
             Some(LockKind::Shared) if self.holds_all(key, range) => {
                 self.set(key, range, kind, pid);
             }
-            Some(_) => {}
+            Some(LockKind::Shared) => {
+                let lent = self.exclusive_in(key, range);
+                for piece in &lent {
+                    self.set(key, piece.range, kind, piece.pid);
+                }
+                return lent;
+            }
+            // flock(2): a conversion that can't be had at once has lost the old lock.
+            Some(LockKind::Exclusive) if key.space == LockSpace::Flock => {
+                if self.exclusive_in(key, range).is_empty() {
+                    self.release(key);
+                }
+            }
+            Some(LockKind::Exclusive) => {}
         }
+        Vec::new()
+    }
+
+    /// A request to share was refused: what was lent for it is held exclusively as before.
+    pub fn take_back(&mut self, key: OwnerKey, lent: &[Lent]) {
+        for piece in lent {
+            self.set(key, piece.range, Some(LockKind::Exclusive), piece.pid);
+        }
+    }
+
+    /// What of the range is held exclusively.
+    fn exclusive_in(&self, key: OwnerKey, range: LockRange) -> Vec<Lent> {
+        let pieces = self.owners.get(&key).into_iter().flatten();
+        let exclusive = pieces
+            .filter(|piece| piece.kind == LockKind::Exclusive && piece.range.overlaps(&range));
+        let lent = exclusive.map(|piece| Lent {
+            range: LockRange {
+                start: piece.range.start.max(range.start),
+                last: piece.range.last.min(range.last),
+            },
+            pid: piece.pid,
+        });
+        lent.collect()
     }
 
     fn holds_all(&self, key: OwnerKey, range: LockRange) -> bool {
@@ -175,15 +225,28 @@ mod tests {
         let mut locks = HeldLocks::default();
         locks.set(KEY, range(0, 9), exclusive, 1);
         locks.set(KEY, range(10, 19), exclusive, 1);
-        // This may be refused, for the last byte: then all of it is still held.
-        locks.give_up(KEY, range(0, 20), shared, 1);
-        assert_eq!(told(&locks).len(), 2);
-        locks.give_up(KEY, range(5, 14), shared, 1);
+        // This may be refused, for the last byte: then all of it is still held as it was.
+        let lent = locks.give_up(KEY, range(5, 20), shared, 1);
+        let shared_of = |locks: &HeldLocks| {
+            let mut all = told(locks);
+            all.retain(|(kind, _)| *kind == LockKind::Shared);
+            all
+        };
+        let both = [range(5, 9), range(10, 19)].map(|range| (LockKind::Shared, range));
+        assert_eq!(shared_of(&locks), both);
+        locks.take_back(KEY, &lent);
+        assert_eq!(shared_of(&locks), []);
+        assert_eq!(locks.give_up(KEY, range(5, 14), shared, 1), []);
         let left = [
             (LockKind::Exclusive, range(0, 4)),
-            (LockKind::Exclusive, range(15, 19)),
             (LockKind::Shared, range(5, 14)),
+            (LockKind::Exclusive, range(15, 19)),
         ];
+        let told = |locks: &HeldLocks| {
+            let mut all = told(locks);
+            all.sort_unstable_by_key(|(_, range)| range.start);
+            all
+        };
         assert_eq!(told(&locks), left);
         // More is asked for: what there is stays.
         locks.give_up(KEY, range(5, 14), exclusive, 1);
@@ -193,6 +256,19 @@ mod tests {
         locks.set(KEY, LockRange::WHOLE, exclusive, 1);
         locks.give_up(KEY, LockRange::WHOLE, shared, 1);
         assert_eq!(told(&locks), [(LockKind::Shared, LockRange::WHOLE)]);
+        // It is refused where somebody else shares it, and then the old lock is gone; but not of what
+        // is held already.
+        let flock = OwnerKey {
+            space: LockSpace::Flock,
+            ..KEY
+        };
+        let mut locks = HeldLocks::default();
+        locks.set(flock, LockRange::WHOLE, exclusive, 1);
+        locks.give_up(flock, LockRange::WHOLE, exclusive, 1);
+        assert_eq!(told(&locks), [(LockKind::Exclusive, LockRange::WHOLE)]);
+        locks.set(flock, LockRange::WHOLE, shared, 1);
+        locks.give_up(flock, LockRange::WHOLE, exclusive, 1);
+        assert_eq!(told(&locks), []);
     }
 
     proptest! {

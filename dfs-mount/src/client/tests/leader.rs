@@ -64,3 +64,37 @@ async fn what_is_unpushed_counts_before_the_new_grant_has_come() {
     assert_eq!(asked.await.expect("no panic"), 1000);
     assert_eq!(size(&b, &file_b).await, 1000);
 }
+
+#[tokio::test]
+async fn no_wait_for_a_lock_is_left_behind_at_a_new_leader() {
+    let fake = Fake::start().await;
+    let (a, _) = mount(&fake).await;
+    let (b, _) = mount(&fake).await;
+    let file = create(&a, "f", READ_WRITE).await;
+    let file_b = open(&b, "f", READ_WRITE).await;
+    let inode = file.inode();
+    let exclusive = Some(LockKind::Exclusive);
+    let never = Cancel::default();
+    let taken = a.set_lock(&file, flock(1, exclusive, false), &never);
+    taken.await.expect("free");
+    // The request is repeated at the new leader, and comes there after B has moved all its waits.
+    lock(&fake.state).hold_locks = true;
+    let cancel = Cancel::default();
+    let waiting = {
+        let (b, file_b, cancel) = (b.clone(), file_b.clone(), cancel.clone());
+        tokio::spawn(async move {
+            let wait = flock(2, exclusive, true);
+            b.set_lock(&file_b, wait, &cancel).await
+        })
+    };
+    eventually("it is asked for", || lock(&fake.state).lock_requests == 2).await;
+    fake.new_leader();
+    eventually("it is repeated", || lock(&fake.state).lock_requests == 3).await;
+    lock(&fake.state).hold_locks = false;
+    fake.queued(inode, 1).await;
+    cancel.cancel();
+    let interrupted = waiting.await.expect("ends").expect_err("cancelled");
+    assert_eq!(interrupted.code, ErrorCode::Interrupted);
+    let none = tokio::time::timeout(PATIENCE, fake.queued(inode, 0)).await;
+    none.expect("nobody waits any more");
+}

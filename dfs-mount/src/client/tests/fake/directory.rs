@@ -332,7 +332,18 @@ impl Fake {
             }
             changed.await;
         }
+        let life = {
+            let mut state = lock(&self.state);
+            state.lock_requests += 1;
+            state.life
+        };
+        while lock(&self.state).hold_locks {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let mut state = lock(&self.state);
+        if state.life != life {
+            return Err(ErrorCode::NotLeader.into());
+        }
         let me = (session, request.owner);
         let holder = *state.locks.entry(request.inode).or_insert(me);
         if holder == me {
@@ -392,9 +403,11 @@ impl Fake {
         let before = waiters.len();
         waiters.retain(|(s, _, wait)| (*s, *wait) != (request.session, request.wait));
         let cancelled = waiters.len() < before;
+        let holder = state.locks.get(&request.inode);
+        let held = holder.is_some_and(|(session, _)| *session == request.session);
         drop(state);
         self.changed.notify_waiters();
-        match cancelled {
+        match cancelled || !held {
             true => CancelAnswer::Cancelled,
             false => CancelAnswer::TooLate,
         }

@@ -66,6 +66,9 @@ pub(super) struct State {
     pub(super) hold_changes: bool,
     /// The same for what is reclaimed.
     pub(super) hold_reclaims: bool,
+    /// Requests for locks are not looked at yet.
+    pub(super) hold_locks: bool,
+    pub(super) lock_requests: usize,
     pub(super) synced: Vec<(ServerId, Vec<(ChunkIndex, Version)>)>,
     pub(super) mutations: u64,
     pub(super) lookups: u64,
