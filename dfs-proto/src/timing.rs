@@ -13,6 +13,11 @@ pub const HANDSHAKE_DEADLINE: Duration = ms(5_000);
 /// A connection attempt that takes longer has failed.
 pub const CONNECT_DEADLINE: Duration = ms(1_000);
 
+/// A member of the directory that does not greet within this is paused or cut off: another one is
+/// tried. Less than the deadline of the connection attempt in it, so that silence is told from a
+/// refusal.
+pub const DIAL_DEADLINE: Duration = ms(900);
+
 /// A request that names no other deadline has failed after this.
 pub const REQUEST_DEADLINE: Duration = ms(10_000);
 
@@ -100,6 +105,7 @@ const _: () = {
     // A dead connection is noticed before its session or its request is.
     assert!(lt(TCP_USER_TIMEOUT, REQUEST_DEADLINE));
     assert!(lt(CONNECT_DEADLINE, TCP_USER_TIMEOUT));
+    assert!(lt(DIAL_DEADLINE, CONNECT_DEADLINE));
     // A silent backup is suspected no later than the directory would see it.
     assert!(FORWARD_DEADLINE.as_millis() <= SERVER_SILENT.as_millis());
     assert!(lt(GRANT_TERM_MIN, RETRY_DELAY_MAX));

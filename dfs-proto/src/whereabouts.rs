@@ -23,8 +23,13 @@ pub struct Whereabouts {
 
 /// To ask a silent member costs a whole deadline, and the others go on naming it as the leader
 /// until they have elected another one: it is passed over for so many turns, about as many as a
-/// client takes while they elect.
+/// client takes while they elect. When the new leader is found that is over: the silent one may be
+/// the next.
 const PASSED_OVER: u32 = 20;
+
+/// The same for one whose connection was lost while it led: it may be cut off, and to dial it
+/// would cost a whole deadline, too. Less, since it may still lead.
+const LEFT_ALONE: u32 = 10;
 
 impl Whereabouts {
     /// `None` without an address.
@@ -59,6 +64,19 @@ impl Whereabouts {
     /// The present one does not answer: it is passed over for a while.
     pub fn note_silence(&mut self) {
         self.silent = Some((self.present().to_owned(), PASSED_OVER));
+    }
+
+    /// The present one leads.
+    pub fn found(&mut self) {
+        self.silent = None;
+    }
+
+    /// Goes on to another one when the link to the present one, which led, has failed.
+    pub fn lost(&mut self, error: &Error) {
+        if error.code == ErrorCode::Disconnected {
+            self.silent = Some((self.present().to_owned(), LEFT_ALONE));
+        }
+        self.turn(error);
     }
 
     /// Goes on to another one after a failure: to the leader if the answer names it.
@@ -176,6 +194,31 @@ mod tests {
         // The new one is not ready, and the old one would come next.
         known.turn(&Error::bare(ErrorCode::NotLeader).with_detail(9));
         assert_eq!(known.present(), "b:1");
+    }
+
+    #[test]
+    fn one_that_was_silent_long_ago_is_gone_to_when_it_leads() {
+        let mut known = known();
+        known.turn(&Error::bare(ErrorCode::DeadlineExceeded));
+        assert_eq!(known.present(), "b:1");
+        known.found();
+        // Now the second one is gone, and the first one, which is back, was elected.
+        known.lost(&Error::bare(ErrorCode::Disconnected));
+        assert_eq!(known.present(), "c:1");
+        known.turn(&Error::bare(ErrorCode::NotLeader).with_detail(7));
+        assert_eq!(known.present(), "a:1");
+    }
+
+    #[test]
+    fn one_whose_link_broke_is_left_alone_for_a_moment_also_if_the_others_name_it() {
+        let mut known = known();
+        known.lost(&Error::bare(ErrorCode::Disconnected));
+        let mut turns = 0;
+        while known.present() != "a:1" {
+            turns += 1;
+            known.turn(&Error::bare(ErrorCode::NotLeader).with_detail(7));
+        }
+        assert!(turns > 5 && turns < PASSED_OVER, "{turns}");
     }
 
     #[test]

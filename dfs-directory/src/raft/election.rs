@@ -14,8 +14,10 @@
 //! | --- | --- |
 //! | leads, or has followed somebody within `VOTER_PATIENCE` | no |
 //! | has more of the log | no |
+//! | stands itself, or asks itself and has the smaller number (`candidacy`) | no |
 //! | else | yes |
 
+use super::candidacy::Candidacy;
 use super::contact::Contact;
 use super::log_store::LogStore;
 use super::network::Peers;
@@ -54,6 +56,8 @@ type Metrics = RaftMetrics<u64, BasicNode>;
 /// Would you vote for one with this log?
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Sounding {
+    /// Who asks.
+    pub(super) member: u64,
     pub(super) last_log: Option<LogId>,
 }
 
@@ -121,6 +125,7 @@ pub(super) struct Election {
     pub(super) log: LogStore,
     pub(super) peers: Peers,
     pub(super) contacts: Contacts,
+    pub(super) candidacy: Arc<Mutex<Candidacy>>,
     /// This member is about to stop: it must not be elected.
     pub(super) abstains: Arc<AtomicBool>,
 }
@@ -149,15 +154,26 @@ impl Election {
             patience = within(SILENCE);
             // First the pause: members that start together, or lose their leader together, differ.
             tokio::time::sleep(within(AGAIN)).await;
-            if !self.is_wanted(&metrics).await || self.contacts.silence() < VOTER_PATIENCE {
+            if !self.candidacy().sound(self.contacts.now()) {
                 continue;
             }
-            log::info!("{} has heard no leader and stands for election", metrics.id);
-            if let Err(e) = self.raft.trigger().elect().await {
-                log::info!("no election: {e}");
+            let wanted = self.is_wanted(&metrics).await;
+            let silent = self.contacts.silence() >= VOTER_PATIENCE;
+            if wanted && silent && self.candidacy().stand() {
+                log::info!("{} has heard no leader and stands for election", metrics.id);
+                if let Err(e) = self.raft.trigger().elect().await {
+                    log::info!("no election: {e}");
+                }
+                self.wait_for_the_votes(metrics.current_term).await;
             }
-            self.wait_for_the_votes(metrics.current_term).await;
+            self.candidacy().rest();
         }
+    }
+
+    fn candidacy(&self) -> MutexGuard<'_, Candidacy> {
+        self.candidacy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends when somebody leads in a later term, or after a time that is enough for it.
@@ -174,7 +190,8 @@ impl Election {
         let Some(last_log) = self.last_log().await else {
             return false;
         };
-        let sounding = Sounding { last_log };
+        let member = metrics.id;
+        let sounding = Sounding { member, last_log };
         let membership = metrics.membership_config.membership();
         let configs = membership.get_joint_config();
         let nodes: BTreeMap<u64, BasicNode> = membership
@@ -205,9 +222,11 @@ impl Election {
         if leads || self.contacts.silence() < VOTER_PATIENCE {
             return false;
         }
-        self.last_log()
-            .await
-            .is_some_and(|own| own <= sounding.last_log)
+        let reaches = self.last_log().await;
+        reaches.is_some_and(|own| own <= sounding.last_log)
+            && self
+                .candidacy()
+                .would_vote(sounding.member, self.contacts.now())
     }
 
     /// The end of the log; the outer `None` when it can't be told.

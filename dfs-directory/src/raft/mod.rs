@@ -25,6 +25,7 @@
 //! log is applied again from there.
 
 mod batcher;
+mod candidacy;
 mod contact;
 mod desk;
 mod election;

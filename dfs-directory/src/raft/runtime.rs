@@ -1,6 +1,7 @@
 //! The raft thread: opens the member's files, runs openraft, closes everything.
 
 use super::batcher;
+use super::candidacy::Candidacy;
 use super::election::{Contacts, Election, VOTER_PATIENCE};
 use super::hand_over::{HandOver, Proposing};
 use super::handle::{Inner, Live, RaftHandle, StoreSlot};
@@ -20,7 +21,7 @@ use openraft::error::Fatal;
 use openraft::{BasicNode, ServerState, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -209,6 +210,7 @@ impl Member {
             log: self.log.clone(),
             peers: self.peers.clone(),
             contacts: self.contacts.clone(),
+            candidacy: Arc::new(Mutex::new(Candidacy::of(self.id.0))),
             abstains: Arc::default(),
         };
         let mut tasks = self.spawn_tasks(status, confirmer);

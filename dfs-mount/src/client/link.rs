@@ -10,7 +10,7 @@ use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::ClusterId;
 use dfs_proto::msg::session::{Heartbeat, HeartbeatAck, OpenSession};
 use dfs_proto::payload::Payload;
-use dfs_proto::timing::{REQUEST_DEADLINE, SESSION_HEARTBEAT};
+use dfs_proto::timing::{DIAL_DEADLINE, REQUEST_DEADLINE, SESSION_HEARTBEAT};
 use dfs_proto::transport::{Connection, Identity, Role, connect};
 use dfs_proto::whereabouts::Whereabouts;
 use std::sync::Arc;
@@ -26,10 +26,6 @@ const HEARTBEAT_DEADLINE: Duration = SESSION_HEARTBEAT.saturating_mul(2);
 /// by now, again and again until the answer comes or is given up.
 const SUSPICIOUS: Duration = Duration::from_millis(600);
 const ASK_AGAIN: Duration = Duration::from_millis(150);
-
-/// A member that does not greet within this is paused or cut off: another one is tried. Less than
-/// the deadline of the connection attempt in it, so that silence is told from a refusal.
-const DIAL_DEADLINE: Duration = Duration::from_millis(900);
 
 /// Between two questions while members answer but none of them leads.
 const ELECTION_PAUSE: Duration = Duration::from_millis(40);
@@ -91,6 +87,7 @@ pub(super) async fn run(core: Arc<Core>) {
         match established {
             Ok(up) => {
                 let up = Arc::new(up);
+                dialer.directory.found();
                 core.link.send_replace(LinkState::Up(up.clone()));
                 let cause = tokio::select! {
                     cause = beat(&core, &mut dialer, &up) => cause,
@@ -98,7 +95,7 @@ pub(super) async fn run(core: Arc<Core>) {
                 };
                 patience = Patience::new("the connection to the directory");
                 // Whoever is to be asked again is named by the others; a dead one is named by nobody.
-                dialer.directory.turn(&cause);
+                dialer.directory.lost(&cause);
                 log::info!("the link to the directory is being renewed: {cause}");
             }
             Err(error) => {

@@ -17,7 +17,9 @@ use dfs_proto::msg::registry::{
     DataDirPast, ProposeInSync, RegisterServer, ReportSlow, ReportSuspect, ServerHeartbeat, Space,
 };
 use dfs_proto::payload::Payload;
-use dfs_proto::timing::{RETRY_DELAY_MAX, RETRY_DELAY_MIN, SERVER_HEARTBEAT, SERVER_SILENT};
+use dfs_proto::timing::{
+    DIAL_DEADLINE, RETRY_DELAY_MAX, RETRY_DELAY_MIN, SERVER_HEARTBEAT, SERVER_SILENT,
+};
 use dfs_proto::transport::{Connection, Identity, Role, connect};
 use dfs_proto::whereabouts::Whereabouts;
 use std::path::{Path, PathBuf};
@@ -100,6 +102,7 @@ impl DirectoryLink {
             let registered = match self.register(&address, service.clone()).await {
                 Ok(registered) => registered,
                 Err(error) => {
+                    log::debug!("no directory at {address}: {error}");
                     self.directory.turn(&error);
                     if !is_final(&error) {
                         refused = 0;
@@ -130,6 +133,7 @@ impl DirectoryLink {
                 }
             };
             (delay, complained, refused) = (RETRY_DELAY_MIN, false, 0);
+            self.directory.found();
             self.registered.store(true, Ordering::Relaxed);
             let (link, run) = registered;
             let connection = link.0.clone();
@@ -138,7 +142,7 @@ impl DirectoryLink {
             log::warn!("lost the directory at {address}: {error}");
             // What was to be said is said again by the core, if it still matters.
             while self.notices.try_recv().is_ok() {}
-            self.directory.turn(&error);
+            self.directory.lost(&error);
         }
     }
 
@@ -147,7 +151,9 @@ impl DirectoryLink {
         address: &str,
         service: Arc<Facing>,
     ) -> Result<(Ends, ServerRun), Error> {
-        let link = Ends(connect(address, self.identity.clone(), service).await?);
+        let dial = connect(address, self.identity.clone(), service);
+        let connection = tokio::time::timeout(DIAL_DEADLINE, dial).await;
+        let link = Ends(connection.unwrap_or_else(|_| Err(silent()))?);
         let connection = &link.0;
         if connection.peer().role != Role::Directory {
             let text = format!("{address} is not a directory");
@@ -294,6 +300,11 @@ async fn tell(connection: &Connection, run: ServerRun, notice: Notice) -> Result
         }
     }
     Ok(())
+}
+
+fn silent() -> Error {
+    let text = format!("no greeting within {DIAL_DEADLINE:?}");
+    Error::new(ErrorCode::DeadlineExceeded, text)
 }
 
 /// Whether asking again gives the same answer until somebody changes a configuration.
