@@ -2,6 +2,7 @@
 
 use crate::ids::{Generation, GrantId, InodeId, MapVersion};
 use crate::layout::FileLayout;
+use crate::limits::BLOCK_BYTES;
 use crate::name::FileName;
 use crate::xattr::XattrKinds;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,9 @@ pub struct FileAttr {
     pub device: u64,
     /// Bytes.
     pub size: u64,
+    /// Not every block up to the size need be stored: what it takes up is counted by the file
+    /// servers. Else it takes up its size, in whole blocks.
+    pub sparse: bool,
     pub accessed: Timestamp,
     pub modified: Timestamp,
     pub changed: Timestamp,
@@ -61,10 +65,25 @@ pub struct FileAttr {
     pub xattrs: XattrKinds,
 }
 
+/// Whether a file of `size` bytes has a hole after bytes were written to it at `offset`, if it had
+/// none before: whole blocks between its end and them.
+pub fn leaves_hole(size: u64, offset: u64) -> bool {
+    let block = BLOCK_BYTES as u64;
+    offset / block > size.div_ceil(block)
+}
+
+/// Whether a file without holes has one after its size was changed from the one to the other.
+pub fn grows_hole(before: u64, after: u64) -> bool {
+    let block = BLOCK_BYTES as u64;
+    after.div_ceil(block) > before.div_ceil(block)
+}
+
 /// The part of the attributes that the holder of the exclusive lease is the authority for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SizeTimes {
     pub size: u64,
+    /// As in `FileAttr`; `false` says nothing.
+    pub sparse: bool,
     /// Of the data that the size is of. A size from before a cut says nothing about what the cut
     /// has left, however late it arrives.
     pub generation: Generation,

@@ -6,6 +6,7 @@ pub mod explore;
 pub mod loop_disk;
 pub mod map;
 pub mod namespace;
+pub mod one_file;
 pub mod powered;
 pub mod random;
 pub mod sim;

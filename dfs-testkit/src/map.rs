@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// A shared map of the first `len` bytes of a file. Reads and writes are volatile: what they see
@@ -15,20 +16,39 @@ pub struct SharedMap {
 impl SharedMap {
     /// Maps a file opened for reading.
     pub fn read_only(file: &File, len: usize) -> io::Result<Self> {
-        Self::map(file, len, rustix::mm::ProtFlags::READ)
+        Self::map(file, 0, len, rustix::mm::ProtFlags::READ)
+    }
+
+    /// The same for a part of the file that begins with a page, perhaps behind its end.
+    pub fn read_only_part(file: &File, part: Range<u64>) -> io::Result<Self> {
+        let len = (part.end - part.start) as usize;
+        Self::map(file, part.start, len, rustix::mm::ProtFlags::READ)
+    }
+
+    /// The same with a file opened for reading and writing.
+    pub fn writable_part(file: &File, part: Range<u64>) -> io::Result<Self> {
+        let len = (part.end - part.start) as usize;
+        let protection = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
+        Self::map(file, part.start, len, protection)
     }
 
     /// Maps a file opened for reading and writing.
     pub fn writable(file: &File, len: usize) -> io::Result<Self> {
         Self::map(
             file,
+            0,
             len,
             rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
         )
     }
 
     #[allow(unsafe_code)]
-    fn map(file: &File, len: usize, protection: rustix::mm::ProtFlags) -> io::Result<Self> {
+    fn map(
+        file: &File,
+        offset: u64,
+        len: usize,
+        protection: rustix::mm::ProtFlags,
+    ) -> io::Result<Self> {
         // SAFETY: a fresh map at an address of the kernel's choice; it is only reached through
         // volatile accesses within `len`, and unmapped once, in `drop`.
         let start = unsafe {
@@ -38,7 +58,7 @@ impl SharedMap {
                 protection,
                 rustix::mm::MapFlags::SHARED,
                 file,
-                0,
+                offset,
             )?
         };
         let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
@@ -65,7 +85,12 @@ impl SharedMap {
 
     /// The first `len` bytes as they are now.
     pub fn copy(&self, len: usize) -> Vec<u8> {
-        (0..len).map(|at| self.get(at)).collect()
+        self.part(0, len)
+    }
+
+    /// `len` bytes from `at` on.
+    pub fn part(&self, at: usize, len: usize) -> Vec<u8> {
+        (at..at + len).map(|at| self.get(at)).collect()
     }
 
     /// `msync(MS_SYNC)`.

@@ -7,12 +7,13 @@ use dfs_testkit::cluster::{Cluster, run};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 
-/// Bytes of a chunk of a new cluster: data and holes are told apart by chunks.
+/// Bytes of a chunk of a new cluster, and of what is data or hole as a whole.
 const CHUNK: u64 = 4 << 20;
+const BLOCK: u64 = 4096;
 
 fn open(path: &Path) -> File {
     let mut options = OpenOptions::new();
@@ -60,32 +61,45 @@ fn data_and_holes_are_told_truly() {
     assert_eq!(seek(&b, SeekFrom::Data(20 * CHUNK)), Err(Errno::NXIO));
     // Every write is seen at once on the other mount.
     b.write_all_at(b"x", 3 * CHUNK + 9).unwrap();
-    demand(&[(3 * CHUNK, 4 * CHUNK)]);
+    demand(&[(3 * CHUNK, 3 * CHUNK + BLOCK)]);
     a.write_all_at(&vec![1; CHUNK as usize + 1], 4 * CHUNK - 1)
         .unwrap();
-    demand(&[(3 * CHUNK, 5 * CHUNK)]);
+    let first = (3 * CHUNK, 3 * CHUNK + BLOCK);
+    demand(&[first, (4 * CHUNK - BLOCK, 5 * CHUNK)]);
     a.write_all_at(b"end", 20 * CHUNK).unwrap();
-    demand(&[(3 * CHUNK, 5 * CHUNK), (20 * CHUNK, 20 * CHUNK + 3)]);
+    let last = (20 * CHUNK, 20 * CHUNK + 3);
+    demand(&[first, (4 * CHUNK - BLOCK, 5 * CHUNK), last]);
     // A hole that is punched, a cut, and what grows again.
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     fallocate(&b, hole, 3 * CHUNK, CHUNK).unwrap();
-    demand(&[(4 * CHUNK, 5 * CHUNK), (20 * CHUNK, 20 * CHUNK + 3)]);
+    demand(&[(4 * CHUNK, 5 * CHUNK), last]);
+    fallocate(&b, hole, 4 * CHUNK + BLOCK, 2 * BLOCK + 7).unwrap();
+    demand(&[
+        (4 * CHUNK, 4 * CHUNK + BLOCK),
+        (4 * CHUNK + 3 * BLOCK, 5 * CHUNK),
+        last,
+    ]);
     a.set_len(20 * CHUNK).unwrap();
     a.set_len(30 * CHUNK).unwrap();
-    demand(&[(4 * CHUNK, 5 * CHUNK)]);
+    demand(&[
+        (4 * CHUNK, 4 * CHUNK + BLOCK),
+        (4 * CHUNK + 3 * BLOCK, 5 * CHUNK),
+    ]);
     b.set_len(0).unwrap();
     demand(&[]);
     // Far out.
-    let far = (i64::MAX as u64) / CHUNK * CHUNK - CHUNK;
+    let far = (i64::MAX as u64) / BLOCK * BLOCK - BLOCK;
     a.write_all_at(b"far", far).unwrap();
     demand(&[(far, far + 3)]);
     a.set_len(0).unwrap();
     drop((a, b));
-    stored(&paths);
+    stored_into_a_map(&paths);
+    space(&cluster);
+    programs(&cluster);
 }
 
 /// A store into a shared map is data before anybody has written it out.
-fn stored(paths: &[std::path::PathBuf; 2]) {
+fn stored_into_a_map(paths: &[std::path::PathBuf; 2]) {
     let script = format!(
         "import mmap, os\n\
          f = open({:?}, 'r+b')\n\
@@ -101,6 +115,135 @@ fn stored(paths: &[std::path::PathBuf; 2]) {
         paths[1],
     );
     let said = run(Command::new("python3").args(["-c", &script]));
-    let data = 5 * CHUNK;
+    let data = (5 * CHUNK + 7) / BLOCK * BLOCK;
     assert_eq!(said, format!("{data}\n{data}\n"));
+}
+
+/// `st_blocks` is true at once, on both mounts.
+fn space(cluster: &Cluster) {
+    let paths = [1, 2].map(|mount| cluster.mount(mount).join("space"));
+    let [a, b] = [open(&paths[0]), open(&paths[1])];
+    let demand = |blocks: u64, what: &str| {
+        for path in &paths {
+            let metadata = std::fs::metadata(path).unwrap();
+            assert_eq!(metadata.blocks(), blocks * 8, "{what}: {}", path.display());
+        }
+        assert_eq!(a.metadata().unwrap().blocks(), blocks * 8, "{what}");
+    };
+    demand(0, "empty");
+    a.write_all_at(&[1; 5000], 0).unwrap();
+    demand(2, "written from its start");
+    b.write_all_at(&[1; 10_000], 5000).unwrap();
+    demand(4, "written on");
+    a.set_len(100 * CHUNK).unwrap();
+    demand(4, "extended");
+    b.write_all_at(b"x", 70 * CHUNK + 5).unwrap();
+    demand(5, "written into a hole");
+    a.write_all_at(b"y", 70 * CHUNK + 5000).unwrap();
+    demand(6, "beside it");
+    a.write_all_at(&vec![2; 2 * CHUNK as usize], 80 * CHUNK)
+        .unwrap();
+    demand(6 + 2048, "two chunks");
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(&b, hole, 80 * CHUNK, CHUNK + BLOCK + 1).unwrap();
+    demand(6 + 1023, "punched");
+    a.set_len(80 * CHUNK).unwrap();
+    demand(6, "cut");
+    b.set_len(4097).unwrap();
+    demand(2, "cut within the second block");
+    a.set_len(0).unwrap();
+    demand(0, "emptied");
+    b.write_all_at(b"x", 9 * BLOCK).unwrap();
+    demand(1, "written behind its end");
+    let written: u64 = (0..10)
+        .map(|n| {
+            b.write_all_at(&[3; BLOCK as usize], n * BLOCK).unwrap();
+            BLOCK
+        })
+        .sum();
+    demand(written / BLOCK, "filled");
+    a.set_len(0).unwrap();
+    // Room that is made is taken up.
+    fallocate(&a, FallocateFlags::empty(), 0, 10 * BLOCK + 1).unwrap();
+    demand(11, "allocated");
+    assert_eq!(b.metadata().unwrap().len(), 10 * BLOCK + 1);
+    fallocate(&b, FallocateFlags::KEEP_SIZE, 0, 90 * BLOCK).unwrap();
+    demand(11, "as far as it reaches");
+    a.set_len(2 * CHUNK).unwrap();
+    b.write_all_at(b"x", CHUNK + 9 * BLOCK).unwrap();
+    demand(12, "extended");
+    fallocate(
+        &b,
+        FallocateFlags::KEEP_SIZE,
+        CHUNK - 10 * BLOCK,
+        30 * BLOCK,
+    )
+    .unwrap();
+    demand(12 + 29, "allocated around what is there");
+    let mut byte = [0];
+    a.read_exact_at(&mut byte, CHUNK + 9 * BLOCK).unwrap();
+    assert_eq!(byte, *b"x");
+    fallocate(&a, FallocateFlags::ZERO_RANGE, 5, 3 * CHUNK - 5).unwrap();
+    demand(3 * 1024, "zeros in its place");
+    assert_eq!(
+        std::fs::read(&paths[1]).unwrap(),
+        vec![0; 3 * CHUNK as usize]
+    );
+    a.set_len(0).unwrap();
+    let keep = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+    b.write_all_at(&[7; 3 * BLOCK as usize], 0).unwrap();
+    fallocate(&a, keep, BLOCK + 10, CHUNK).unwrap();
+    demand(3, "zeros that leave the size");
+    let mut expected = vec![7; 3 * BLOCK as usize];
+    expected[BLOCK as usize + 10..].fill(0);
+    assert_eq!(std::fs::read(&paths[1]).unwrap(), expected);
+}
+
+/// Copies keep holes, and archives do.
+fn programs(cluster: &Cluster) {
+    let [here, there] = [1, 2].map(|mount| cluster.mount(mount));
+    let source = open(&here.join("source"));
+    source.set_len(3 * CHUNK + 77).unwrap();
+    source.write_all_at(&[5; 3000], 7 * BLOCK).unwrap();
+    source.write_all_at(&[6; 3000], 2 * CHUNK - 1000).unwrap();
+    // Zeros that are stored, for --sparse=always to find.
+    source
+        .write_all_at(&[0; 64 * BLOCK as usize], CHUNK)
+        .unwrap();
+    drop(source);
+    let content = std::fs::read(there.join("source")).unwrap();
+    let script = "\
+        du --block-size=1 source | cut -f1
+        cp --sparse=auto source auto
+        cp --sparse=always source always
+        cp --sparse=never source never
+        tar --sparse -cf sparse.tar source
+        mkdir out && tar -C out -xf sparse.tar
+        rsync -S source synced
+        stat -c '%n %b' always never out/source synced | sort
+        [ $(stat -c %s sparse.tar) -lt 400000 ]
+    ";
+    let said = run(Command::new("sh").args(["-euc", script]).current_dir(&here));
+    let stored = (1 + 2 + 64) * BLOCK;
+    let blocks = |bytes: u64| bytes / 512;
+    let zeros_too = blocks(stored);
+    let data_only = blocks(3 * BLOCK);
+    let all = blocks((3 * CHUNK + 77).next_multiple_of(BLOCK));
+    assert_eq!(
+        said,
+        format!(
+            "{stored}\nalways {data_only}\nnever {all}\nout/source {zeros_too}\nsynced {data_only}\n"
+        )
+    );
+    // Some versions look for zeros within what is data.
+    let auto = here.join("auto").metadata().unwrap().blocks();
+    assert!(auto == zeros_too || auto == data_only, "{auto}");
+    for name in ["auto", "always", "never", "out/source", "synced"] {
+        assert!(
+            std::fs::read(there.join(name)).unwrap() == content,
+            "{name}"
+        );
+        let [here, there] = [&here, &there].map(|dir| dir.join(name).metadata().unwrap());
+        assert_eq!(here.blocks(), there.blocks(), "{name}");
+    }
 }

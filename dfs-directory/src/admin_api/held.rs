@@ -144,6 +144,7 @@ mod tests {
             gid: 0,
             device: 0,
             size,
+            sparse: false,
             accessed: Timestamp::default(),
             modified: Timestamp::default(),
             changed: Timestamp::default(),

@@ -35,6 +35,7 @@ pub(super) fn format(tables: &mut dyn Write, now: Timestamp, format: Format) -> 
         accessed: now.into(),
         modified: now.into(),
         changed: now.into(),
+        sparse: false,
         generation: 0,
         layout: inodes::layout(&stored, ROOT),
         parent: ROOT.0,

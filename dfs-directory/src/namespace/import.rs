@@ -36,6 +36,8 @@ pub fn imported(tables: &mut dyn Write) -> Result<(), TableError> {
                 continue;
             }
             record.generation += IMPORT_JUMP;
+            // What is within the size is the servers', of another moment.
+            record.sparse |= record.size > 0;
             let size = record.size;
             // The cuts that the backup knows go with this one.
             for cut in super::read::intents_of(tables, inode)? {

@@ -121,6 +121,7 @@ pub(super) fn allocate(
         gid: if inherits { dir.gid } else { draft.creator.gid },
         device: draft.device,
         size: draft.size,
+        sparse: false,
         accessed: now.into(),
         modified: now.into(),
         changed: now.into(),

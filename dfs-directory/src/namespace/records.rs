@@ -109,6 +109,8 @@ pub(super) struct InodeRecord {
     pub(super) gid: u32,
     pub(super) device: u64,
     pub(super) size: u64,
+    /// Regular files: not every block up to the size need be stored.
+    pub(super) sparse: bool,
     pub(super) accessed: StoredTime,
     pub(super) modified: StoredTime,
     pub(super) changed: StoredTime,
@@ -123,7 +125,7 @@ pub(super) struct InodeRecord {
 }
 
 impl Record for InodeRecord {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
     const NAME: &'static str = "inode";
 }
 
@@ -148,6 +150,7 @@ impl InodeRecord {
             gid: self.gid,
             device: self.device,
             size: self.size,
+            sparse: self.sparse,
             accessed: self.accessed.into(),
             modified: self.modified.into(),
             changed: self.changed.into(),
@@ -291,7 +294,7 @@ pub(super) struct ChangedRecord {
 }
 
 impl Record for ChangedRecord {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
     const NAME: &'static str = "namespace outcome";
 }
 

@@ -5,6 +5,9 @@
 //! size can be read, now or after the file grows. So whatever lowers the size, or gives up on
 //! writes beyond it, is a logged cut with a new generation; growing is a number in a record.
 //!
+//! A file is *sparse* once it may have holes: it grew without a write, a hole was punched, or its
+//! holder says so. It stays so until it is empty, since nobody looks whether the holes were filled.
+//!
 //! The size that counts is the recorded one. A holder that has written beyond it pushes before
 //! it asks for a smaller size, else the cut would not know what to reach for.
 
@@ -13,7 +16,7 @@ use super::inodes::{self, Done};
 use super::intents;
 use super::records::{Effect, InodeRecord, StoredKind};
 use crate::state::tables::Write;
-use dfs_proto::attr::{SizeTimes, Timestamp};
+use dfs_proto::attr::{SizeTimes, Timestamp, grows_hole};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{Generation, InodeId};
 use dfs_proto::limits::FILE_BYTES_MAX;
@@ -35,6 +38,7 @@ pub(super) fn set(
     }
     let before = record.size;
     record.size = size;
+    record.sparse = size > 0 && (record.sparse || grows_hole(before, size));
     record.changed = now.into();
     if modified {
         record.modified = now.into();
@@ -73,6 +77,7 @@ pub(super) fn punch(
     if range.start < record.size {
         record.changed = now.into();
         record.modified = now.into();
+        record.sparse = true;
         let extent = Some(record.size);
         cut = Some(intents::cut(tables, inode, &mut record, range, extent)?);
         inodes::put(tables, inode, &record)?;
@@ -114,6 +119,7 @@ pub(super) fn push(
         }
         if push.generation >= Generation(record.generation) {
             record.size = record.size.max(push.size);
+            record.sparse |= push.sparse;
         }
     }
     if push.wrote || push.modified.is_some() {
@@ -149,6 +155,8 @@ pub(super) fn settle(
     }
     let end = end.min(FILE_BYTES_MAX);
     if end > record.size {
+        // Nobody is left to say in which order it was written.
+        record.sparse |= grows_hole(record.size, end);
         record.size = end;
         record.modified = now.into();
         record.changed = now.into();

@@ -201,6 +201,7 @@ impl Core {
         let pushed = self.push(&inode).await?;
         Ok(pushed.map(|logged| SizeTimes {
             size: logged.size,
+            sparse: logged.sparse,
             generation: logged.generation,
             ..SizeTimes::default()
         }))

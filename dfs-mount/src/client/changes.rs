@@ -232,7 +232,7 @@ impl Core {
                 Some((known, asked)) if known == attr => AttrRight::Dir(asked),
                 _ => AttrRight::None,
             };
-            return Ok(AttrAnswer { attr, right });
+            return Ok(AttrAnswer::new(attr, right));
         }
         match mutated.lease {
             Some(LeaseGrant {
@@ -249,10 +249,7 @@ impl Core {
                     .inodes
                     .get(attr.inode)
                     .map(|inode| inode.state().over(&attr));
-                Ok(AttrAnswer {
-                    attr: over.unwrap_or(attr),
-                    right: AttrRight::None,
-                })
+                Ok(AttrAnswer::unprotected(over.unwrap_or(attr)))
             }
         }
     }

@@ -13,7 +13,7 @@ use dfs_proto::ids::{
     ChunkIndex, ChunkKey, Epoch, Generation, GroupId, MapVersion, ServerId, Version,
 };
 use dfs_proto::layout::ChunkRange;
-use dfs_proto::msg::chunk::{FindChunks, FoundChunks, ReadChunk, SyncChunks, WriteChunk};
+use dfs_proto::msg::chunk::{ReadChunk, SyncChunks, WriteChunk};
 use dfs_proto::msg::namespace::GetAttr;
 use dfs_proto::payload::{Payload, block_checksums, verify_checksums};
 use dfs_proto::timing::{REQUEST_DEADLINE, SERVER_SILENT};
@@ -22,32 +22,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A replica that does not answer a read by then is passed over for another.
-const READ_DEADLINE: Duration = SERVER_SILENT;
+pub(super) const READ_DEADLINE: Duration = SERVER_SILENT;
 
 /// Why a wait for a server is long, as long as nothing else is known.
 const NO_ANSWER: &str = "no answer yet";
 
 /// A request under way.
-struct Run<'a> {
+pub(super) struct Run<'a> {
     core: &'a Arc<Core>,
     inode: &'a Inode,
     session: Arc<Session>,
-    op: ChunkOp,
+    pub(super) op: ChunkOp,
     group: GroupId,
     patience: Patience,
     cause: Option<Error>,
+    /// Without a lease: the generation that requests carry.
+    seen: Option<Generation>,
 }
 
 /// Where to send next.
-struct Target {
-    server: ServerId,
-    connection: Connection,
-    epoch: Epoch,
-    generation: Generation,
+pub(super) struct Target {
+    pub(super) server: ServerId,
+    pub(super) connection: Connection,
+    pub(super) epoch: Epoch,
+    pub(super) generation: Generation,
 }
 
 impl<'a> Run<'a> {
-    fn new(
+    pub(super) fn new(
         core: &'a Arc<Core>,
         inode: &'a Inode,
         session: Arc<Session>,
@@ -68,7 +70,14 @@ impl<'a> Run<'a> {
             group,
             patience: Patience::new(what),
             cause: None,
+            seen: None,
         }
+    }
+
+    /// The same without a lease, for attributes with this generation.
+    pub(super) fn seen(mut self, generation: Generation) -> Self {
+        self.seen = Some(generation);
+        self
     }
 
     /// Takes steps until there is something to send (`None`: done).
@@ -87,7 +96,7 @@ impl<'a> Run<'a> {
     }
 
     /// The same, with a connection to where it is to be sent.
-    async fn target(&mut self) -> Result<Option<Target>> {
+    pub(super) async fn target(&mut self) -> Result<Option<Target>> {
         while let Some((server, epoch)) = self.sending().await? {
             match self.core.server(server, &self.session).await {
                 Ok(connection) => {
@@ -133,7 +142,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn failed(&mut self, server: ServerId, error: Error) {
+    pub(super) fn failed(&mut self, server: ServerId, error: Error) {
         if error.code == ErrorCode::Rotten {
             log::error!(
                 "{server} has a damaged copy of a chunk of {} ({}): {error}",
@@ -150,7 +159,7 @@ impl<'a> Run<'a> {
     /// The generation that requests carry now.
     async fn generation(&self) -> Result<Generation> {
         let known = self.inode.state().data.as_ref().map(|d| d.generation());
-        match known {
+        match self.seen.or(known) {
             Some(generation) => Ok(generation),
             // A sync after the lease has gone.
             None => Ok(self.present_generation().await?),
@@ -168,7 +177,9 @@ impl<'a> Run<'a> {
 
     async fn learn_generation(&mut self, wanted: Generation) -> Result<()> {
         let present = self.present_generation().await?;
-        if let Some(data) = &mut self.inode.state().data {
+        if let Some(seen) = &mut self.seen {
+            *seen = present;
+        } else if let Some(data) = &mut self.inode.state().data {
             data.raise_generation(present);
         }
         if present < wanted {
@@ -181,13 +192,6 @@ impl<'a> Run<'a> {
         self.op.generation_learnt();
         Ok(())
     }
-}
-
-/// Whether chunks are in order from `from` on, and some if more are to follow.
-fn is_progress(found: &FoundChunks, from: ChunkIndex) -> bool {
-    let starts = found.chunks.first().is_none_or(|first| *first >= from);
-    let rises = found.chunks.windows(2).all(|pair| pair[0] < pair[1]);
-    starts && rises && (found.end || !found.chunks.is_empty())
 }
 
 impl Core {
@@ -236,42 +240,6 @@ impl Core {
             }
         }
         Ok(bytes)
-    }
-
-    /// Which chunks a group has of the inode, from one on, at most so many; and whether it has no
-    /// further ones.
-    pub(super) async fn find_chunks(
-        self: &Arc<Self>,
-        inode: &Inode,
-        session: Arc<Session>,
-        group: GroupId,
-        from: ChunkIndex,
-        items_max: usize,
-    ) -> Result<FoundChunks> {
-        let mut run = Run::new(self, inode, session, OpKind::Read, group, inode.id.0);
-        let mut found = None;
-        while let Some(target) = run.target().await? {
-            let request = FindChunks {
-                inode: inode.id,
-                group,
-                epoch: target.epoch,
-                generation: target.generation,
-                from,
-                items_max: items_max as u32,
-            };
-            let call = target
-                .connection
-                .call(&request, Payload::default(), READ_DEADLINE);
-            match self.watched(target.server, &target.connection, call).await {
-                Ok((answer, _)) if is_progress(&answer, from) => {
-                    found = Some(answer);
-                    run.op.answered(target.server);
-                }
-                Ok(_) => run.failed(target.server, ErrorCode::Malformed.into()),
-                Err(error) => run.failed(target.server, error),
-            }
-        }
-        found.ok_or_else(|| ErrorCode::Internal.into())
     }
 
     /// Writes a part of a chunk, exactly once. At most one for each chunk at a time.

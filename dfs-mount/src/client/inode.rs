@@ -8,10 +8,12 @@ use super::gate::ByteGate;
 use super::guard::lock;
 use super::lease::{Held, LeaseState};
 use super::recall::OldRights;
+use super::stored::Stored;
 use super::sync::Unsynced;
 use dfs_proto::attr::FileAttr;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{ChunkIndex, Generation, GrantId, InodeId};
+use dfs_proto::layout::FileLayout;
 use dfs_proto::msg::session::{LeaseGrant, LeaseKind};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -58,6 +60,8 @@ pub(super) struct InodeState {
     /// Counts writes and cuts of this mount that have begun: what was read ahead before is of the
     /// past.
     pub(super) changes: u64,
+    /// What a sparse file takes up, as far as it is known under the lease.
+    pub(super) stored: Stored,
     /// Changes of the size by this mount that are under way. See `Resizing`.
     resizing: u32,
     /// Why the ask with this number failed.
@@ -105,6 +109,36 @@ impl Drop for Resizing {
     }
 }
 
+/// While this lives this mount changes data of the inode.
+#[derive(Debug)]
+pub(super) struct Changing(Arc<Inode>);
+
+impl Changing {
+    /// Bytes `start..end`.
+    pub(super) fn range(inode: &Arc<Inode>, layout: FileLayout, start: u64, end: u64) -> Self {
+        let chunk = u64::from(layout.chunk_bytes);
+        let chunks = start / chunk..end.div_ceil(chunk);
+        // Beyond that many each group is one of them.
+        let count = (chunks.end - chunks.start).min(u64::from(layout.groups));
+        let chunks = (0..count).map(|n| ChunkIndex(chunks.start + n));
+        let mut groups = chunks.map(|index| layout.group_of(index));
+        inode.state().stored.begin(Some(&mut groups));
+        Self(inode.clone())
+    }
+
+    /// Any of them.
+    pub(super) fn all(inode: &Arc<Inode>) -> Self {
+        inode.state().stored.begin(None);
+        Self(inode.clone())
+    }
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.0.state().stored.end();
+    }
+}
+
 impl InodeState {
     /// Whether the size is being changed at the directory.
     pub(super) fn is_resizing(&self) -> bool {
@@ -133,6 +167,7 @@ impl InodeState {
             (Some(_), Some(_)) => self.learn(&grant.attr, asked),
             (data, _) => {
                 *data = Some(Authority::new(grant.attr));
+                self.stored.forget();
                 self.granted_at = clock::now();
                 self.attr_true = asked >= self.attr_changed;
             }
@@ -202,6 +237,7 @@ impl InodeState {
     pub(super) fn lease_gone(&mut self) {
         self.lost_at = clock::now();
         self.data = None;
+        self.stored.forget();
         self.attr_true = false;
         self.others_synced = false;
     }

@@ -9,18 +9,20 @@
 //! | --- | --- |
 //! | pure machines | `logic` |
 //! | directory | `link` (connection, heartbeats, right to cache), `session`, `call` (retries), `reclaim`, `callbacks` |
-//! | file servers | `servers`, `map_cache`, `chunk_io` |
-//! | operations | `names`, `changes`, `opens`, `read`, `write`, `punch`, `sync`, `push`, `locks`, `xattrs`, `privileges`, `seek` |
+//! | file servers | `servers`, `map_cache`, `chunk_io`, `chunk_look` |
+//! | operations | `names`, `changes`, `opens`, `read`, `write`, `allocate`, `punch`, `sync`, `push`, `locks`, `xattrs`, `privileges`, `seek`, `measure` |
 //!
 //! Everything may be called from any task of any tokio runtime. Futures may be dropped: a read
 //! ends there, a change goes on in the background until its outcome is known. A lock wait that is
 //! dropped is cancelled.
 
+mod allocate;
 mod cache_right;
 mod call;
 mod callbacks;
 mod changes;
 mod chunk_io;
+mod chunk_look;
 mod clock;
 mod core;
 mod guard;
@@ -33,6 +35,7 @@ mod lock_requests;
 mod locks;
 pub mod logic;
 mod map_cache;
+mod measure;
 mod names;
 mod opens;
 mod ordering;
@@ -58,16 +61,18 @@ mod xattrs;
 mod tests;
 
 pub use dfs_proto::attr::{FileAttr, FileKind, SetAttr, SetTime, StatFs, Timestamp};
+pub use dfs_proto::msg::chunk::Seek;
 pub use dfs_proto::msg::namespace::{Creator, DirPageEntry, RenameFlags};
 pub use kernel::{BoxFuture, KernelCache, NoKernel};
 pub use locks::Cancel;
 pub use logic::{
-    authority, chunk_op, dir_cache, filled, gate, held_locks, lease, recall, sparse, stream, window,
+    authority, chunk_op, dir_cache, filled, gate, held_locks, lease, recall, sparse, stored,
+    stream, window,
 };
 pub use privileges::{Keeps, Writer};
 pub use types::{
-    Allocate, AttrAnswer, ClientOptions, Created, EntryAnswer, Handle, Listed, ListedEntry,
-    LockRequest, OpenMode, ReadData, ReadMode, WriteAt, WriteMode, XattrValue,
+    Allocate, AttrAnswer, ClientOptions, Created, EntryAnswer, Fill, Handle, Listed, ListedEntry,
+    LockRequest, OpenMode, ReadData, ReadMode, SECTOR_BYTES, WriteAt, WriteMode, XattrValue,
 };
 
 use self::core::Core;
@@ -160,13 +165,15 @@ impl Client {
         self.core.attr_ttl(answer)
     }
 
-    /// Attributes from what is kept here; `None`: the directory has to be asked.
+    /// Attributes from what is kept here; `None`: others have to be asked.
     pub fn attr_kept(&self, inode: InodeId) -> Option<AttrAnswer> {
-        self.core.attr_kept(inode)
+        let kept = self.core.attr_kept(inode);
+        kept.filter(|answer| answer.stored.is_some())
     }
 
+    /// Attributes, always with what the inode takes up.
     pub async fn getattr(&self, inode: InodeId) -> Result<AttrAnswer> {
-        self.limited(self.core.getattr(inode)).await
+        self.limited(self.core.getattr_measured(inode)).await
     }
 
     /// Changes attributes, then (if given) the size; through `handle` if the caller named one.
@@ -415,7 +422,7 @@ impl Client {
 
     /// Where data, or a hole, begin from an offset on. What this host has stored into shared maps is
     /// to be written out before, see `may_have_stored`.
-    pub async fn seek(&self, handle: &Handle, offset: u64, seek: sparse::Seek) -> Result<u64> {
+    pub async fn seek(&self, handle: &Handle, offset: u64, seek: Seek) -> Result<u64> {
         self.limited(self.core.find_from(&handle.0, offset, seek))
             .await
     }
@@ -431,9 +438,9 @@ impl Client {
         self.limited(self.core.drop_privileges(inode, writer)).await
     }
 
-    /// Plain `fallocate`, with or without keeping the size.
-    pub async fn allocate(&self, handle: &Handle, range: Allocate) -> Result<()> {
-        let allocate = self.core.allocate(handle.0.clone(), range);
+    /// Makes room for a range of a file that is open for writing, or puts zeros in its place.
+    pub async fn allocate(&self, handle: &Handle, range: Allocate, fill: Fill) -> Result<()> {
+        let allocate = self.core.allocate(handle.0.clone(), range, fill);
         self.limited(allocate).await
     }
 

@@ -48,19 +48,20 @@ impl Core {
             return None;
         }
         if let Some((attr, asked)) = lock(&self.dirs).attr(id) {
-            let right = AttrRight::Dir(asked);
-            return Some(AttrAnswer { attr, right });
+            return Some(AttrAnswer::new(attr, AttrRight::Dir(asked)));
         }
         let asked = self.attr_changes.load(std::sync::atomic::Ordering::SeqCst);
         let inode = self.inodes.get(id)?;
-        let (attr, era) = {
+        let (attr, era, stored) = {
             let mut state = inode.state();
             let attr = state.known_attr()?;
             state.used_at = clock::now();
-            (attr, state.lease.era())
+            let stored = state.stored.total(attr.layout, attr.size);
+            (attr, state.lease.era(), stored)
         };
-        let right = AttrRight::Lease { inode, era, asked };
-        Some(AttrAnswer { attr, right })
+        let mut answer = AttrAnswer::new(attr, AttrRight::Lease { inode, era, asked });
+        answer.stored = answer.stored.or(stored);
+        Some(answer)
     }
 
     pub(super) async fn lookup(
@@ -157,8 +158,7 @@ impl Core {
         let Some(inode) = self.inodes.get(attr.inode) else {
             // Nothing was forgotten in so short a time.
             let young = clock::elapsed(since.at) < IDLE_KEPT / 2;
-            let right = AttrRight::None;
-            return Ok(young.then_some(AttrAnswer { attr, right }));
+            return Ok(young.then_some(AttrAnswer::unprotected(attr)));
         };
         // Kernel caches of a lost right must be empty before attributes make them look valid.
         inode
@@ -199,17 +199,13 @@ impl Core {
             true => AttrRight::Dir(since.names),
             false => AttrRight::None,
         };
-        AttrAnswer { attr, right }
+        AttrAnswer::new(attr, right)
     }
 
     /// `None`: as in `take_seen`.
     fn file_answer(&self, attr: FileAttr, since: Since) -> Option<AttrAnswer> {
-        let unprotected = AttrAnswer {
-            attr,
-            right: AttrRight::None,
-        };
         let Some(inode) = self.inodes.get(attr.inode) else {
-            return Some(unprotected);
+            return Some(AttrAnswer::unprotected(attr));
         };
         let mut state = inode.state();
         if state.lost_at >= since.at || !state.is_quiet_since(since.attrs) {
@@ -226,6 +222,7 @@ impl Core {
             None => state.over(&attr),
         };
         let known = state.known_attr().is_some();
+        let stored = known.then(|| state.stored.total(attr.layout, attr.size));
         let era = state.lease.era();
         drop(state);
         let right = match known {
@@ -236,12 +233,17 @@ impl Core {
             },
             false => AttrRight::None,
         };
-        Some(AttrAnswer { attr, right })
+        let mut answer = AttrAnswer::new(attr, right);
+        answer.stored = answer.stored.or(stored.flatten());
+        Some(answer)
     }
 
     /// How long the kernel may serve these attributes from its cache, from now on. The caller sees
     /// to it that no recall begins before they are handed over (see `KernelCache`).
     pub(super) fn attr_ttl(&self, answer: &AttrAnswer) -> Duration {
+        if answer.stored.is_none() {
+            return Duration::ZERO;
+        }
         let protected = match &answer.right {
             AttrRight::None => false,
             AttrRight::Dir(asked) => lock(&self.dirs).may_keep(answer.attr.inode, *asked),
@@ -321,8 +323,7 @@ impl Core {
         if attr.kind == FileKind::Dir {
             return Some(self.dir_answer(attr, since));
         }
-        let right = AttrRight::None;
-        let old = AttrAnswer { attr, right };
+        let old = AttrAnswer::unprotected(attr);
         Some(self.file_answer(attr, since).unwrap_or(old))
     }
 

@@ -7,7 +7,7 @@
 use super::clock;
 use super::core::Core;
 use super::gate::Access;
-use super::inode::Inode;
+use super::inode::{Changing, Inode};
 use super::opens::Open;
 use super::read::data_of;
 use super::types::Allocate;
@@ -77,6 +77,7 @@ impl Core {
             };
             let asked = self.attr_changes.load(Ordering::SeqCst);
             let before = inode.begin_cut();
+            let _changing = Changing::all(inode);
             let Some(mutated) = self.mutate_within(&session, mutation).await? else {
                 continue;
             };

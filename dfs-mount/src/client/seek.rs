@@ -1,11 +1,12 @@
-//! SEEK_DATA and SEEK_HOLE: the file servers know which chunks there are.
+//! SEEK_DATA and SEEK_HOLE: the file servers know which blocks there are.
 
 use super::core::Core;
 use super::gate::Access;
 use super::opens::Open;
 use super::read::data_of;
-use super::sparse::{Question, Search, Seek};
+use super::sparse::{Question, Search};
 use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::msg::chunk::Seek;
 use dfs_proto::msg::session::LeaseKind;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -46,8 +47,8 @@ impl Core {
             let ask = |asked: &mut JoinSet<_>, question: Question| {
                 let (core, inode, session) = (self.clone(), inode.clone(), session.clone());
                 asked.spawn(async move {
-                    let Question { group, from } = question;
-                    let found = core.find_chunks(&inode, session, group, from, items_max);
+                    let page = (layout.chunk_bytes, items_max);
+                    let found = core.find_chunks(&inode, session, seek, question, page);
                     (question, found.await)
                 });
             };
@@ -60,7 +61,7 @@ impl Core {
                     joined.map_err(|e| Error::new(ErrorCode::Internal, e.to_string()))?;
                 match found {
                     Ok(found) => {
-                        let next = search.answered(question, &found.chunks, found.end);
+                        let next = search.answered(question, &found);
                         if let Some(next) = next {
                             ask(&mut asked, next);
                         }
@@ -80,7 +81,7 @@ impl Core {
                 continue;
             }
             if right.is_valid() && !self.right_left().is_zero() {
-                let found = search.found(offset, size);
+                let found = search.found();
                 return found.ok_or_else(|| ErrorCode::NoData.into());
             }
         }

@@ -4,9 +4,10 @@ use super::dir_cache::Asked;
 use super::inode::Inode;
 use super::lease_use::LeaseUse;
 use super::opens::Open;
-use dfs_proto::attr::FileAttr;
+use dfs_proto::attr::{FileAttr, FileKind};
 use dfs_proto::ids::InodeId;
 use dfs_proto::ids::LockOwner;
+use dfs_proto::limits::BLOCK_BYTES;
 use dfs_proto::lock::{LockKind, LockRange, LockSpace};
 use dfs_proto::msg::namespace::DirPageEntry;
 use dfs_proto::payload::Payload;
@@ -27,19 +28,37 @@ pub struct ClientOptions {
     pub io_timeout: Option<Duration>,
 }
 
+/// Bytes that `st_blocks` counts in.
+pub const SECTOR_BYTES: u64 = 512;
+
 /// Attributes, and what protects them. How long the kernel may serve them from its cache is asked
 /// when they are handed to it (`Client::attr_ttl`).
 #[derive(Clone, Debug)]
 pub struct AttrAnswer {
     pub attr: FileAttr,
+    /// Bytes that it takes up, in whole blocks; `None`: it is sparse, and nobody has asked the file
+    /// servers. `Client::getattr` does.
+    pub stored: Option<u64>,
     pub(super) right: AttrRight,
 }
 
 impl AttrAnswer {
+    pub(super) fn new(attr: FileAttr, right: AttrRight) -> Self {
+        let unit = match attr.kind {
+            FileKind::Regular => BLOCK_BYTES as u64,
+            _ => SECTOR_BYTES,
+        };
+        let stored = (!attr.sparse).then(|| attr.size.next_multiple_of(unit));
+        Self {
+            attr,
+            stored,
+            right,
+        }
+    }
+
     /// Attributes that must not be kept.
     pub fn unprotected(attr: FileAttr) -> Self {
-        let right = AttrRight::None;
-        Self { attr, right }
+        Self::new(attr, AttrRight::None)
     }
 }
 
@@ -192,6 +211,15 @@ pub struct LockRequest {
     pub range: LockRange,
     /// Wait without limit; else `WouldBlock`.
     pub wait: bool,
+}
+
+/// What a range becomes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fill {
+    /// What is stored stays as it is, the rest is stored zeros.
+    Room,
+    /// Stored zeros.
+    Zeros,
 }
 
 /// What `fallocate` is asked for.

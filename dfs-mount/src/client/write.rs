@@ -1,16 +1,16 @@
-//! Writing, truncating and allocating file data.
+//! Writing and truncating file data.
 
 use super::clock;
 use super::core::Core;
 use super::gate::Access;
 use super::guard::lock;
-use super::inode::{Inode, Resizing};
+use super::inode::{Changing, Inode, Resizing};
 use super::lasting::Lasting;
 use super::opens::Open;
 use super::privileges::Writer;
 use super::read::{data_of, pieces};
 use super::session::Session;
-use super::types::{Allocate, WriteAt, WriteMode};
+use super::types::{WriteAt, WriteMode};
 use dfs_proto::attr::FileAttr;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::layout::{ChunkRange, FileLayout};
@@ -23,7 +23,7 @@ use std::sync::atomic::Ordering;
 use tokio::task::JoinSet;
 
 /// Chunks with unsynced writes that are remembered of one inode; at this many it is synced.
-const UNSYNCED_CHUNKS_MAX: usize = 4096;
+pub(super) const UNSYNCED_CHUNKS_MAX: usize = 4096;
 
 /// Bytes of a chunk, and where they are in the data of the request.
 type Part = (ChunkRange, usize);
@@ -98,6 +98,8 @@ impl Core {
             };
             end_of(offset, data.len())?;
             inode.state().changes += 1;
+            let end = offset + data.len() as u64;
+            let _changing = Changing::range(inode, layout, offset, end);
             let mut taken = data.clone();
             if launder {
                 // A page reaches past the end of the file; the file does not.
@@ -116,7 +118,7 @@ impl Core {
     }
 
     /// Writes under the lease. Returns how many bytes from the start are written.
-    async fn write_range(
+    pub(super) async fn write_range(
         self: &Arc<Self>,
         inode: &Arc<Inode>,
         session: &Arc<Session>,
@@ -177,7 +179,7 @@ impl Core {
             let now = self.clock.time();
             let mut state = inode.state();
             if let Some(known) = &mut state.data {
-                known.wrote(offset + written as u64, now, clock::now());
+                known.wrote(offset, offset + written as u64, now, clock::now());
             }
             state.used_at = clock::now();
             drop(state);
@@ -237,19 +239,17 @@ impl Core {
         let core = self.clone();
         let resized = self.data.spawn(async move {
             let open = open.as_deref();
-            core.set_size_now(&inode, open, size, false).await
+            core.set_size_now(&inode, open, size).await
         });
         let result = resized.await;
         result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())))
     }
 
-    /// With `only_extend` a size that is reached already is left alone.
     async fn set_size_now(
         self: &Arc<Self>,
         inode: &Arc<Inode>,
         open: Option<&Open>,
         size: u64,
-        only_extend: bool,
     ) -> Result<FileAttr> {
         if size > FILE_BYTES_MAX {
             return Err(ErrorCode::FileTooLarge.into());
@@ -272,9 +272,6 @@ impl Core {
             if let Some(open) = open {
                 inode.check(open.opened_at)?;
             }
-            if only_extend && data_of(inode).is_some_and(|(_, present)| present >= size) {
-                return self.attr_of(inode.id).await;
-            }
             let mutation = Mutation::SetSize {
                 inode: inode.id,
                 size,
@@ -282,6 +279,7 @@ impl Core {
             };
             let asked = self.attr_changes.load(Ordering::SeqCst);
             let before = inode.begin_cut();
+            let _changing = Changing::all(inode);
             // Until the answer is taken in, or the lease is lost.
             let _resizing = Resizing::begin(inode);
             // Under this session only: with it the right, and perhaps the handle, would be lost.
@@ -312,34 +310,6 @@ impl Core {
             state.used_at = clock::now();
             return Ok(attr);
         }
-    }
-
-    /// Makes sure that the range can be written: it is within the size (unless that is to stay)
-    /// and there is room for it.
-    pub(super) async fn allocate(self: &Arc<Self>, open: Arc<Open>, range: Allocate) -> Result<()> {
-        open.inode.check(open.opened_at)?;
-        let end = range.offset.saturating_add(range.len);
-        if end > FILE_BYTES_MAX {
-            return Err(ErrorCode::FileTooLarge.into());
-        }
-        let space = self.space().await?;
-        if range.len > space.free_bytes {
-            return Err(Error::new(
-                ErrorCode::NoSpace,
-                format!("{} bytes wanted, {} are free", range.len, space.free_bytes),
-            ));
-        }
-        if range.keep_size {
-            return Ok(());
-        }
-        let core = self.clone();
-        let resized = self.data.spawn(async move {
-            let resized = core.set_size_now(&open.inode, Some(&open), end, true);
-            resized.await
-        });
-        let result = resized.await;
-        let result = result.unwrap_or_else(|e| Err(Error::new(ErrorCode::Internal, e.to_string())));
-        result.map(|_| ())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Between the types of the wire and those of the FUSE library.
 
-use dfs_proto::attr::{FileAttr, FileKind, SetTime, Timestamp};
+use crate::client::{AttrAnswer, SECTOR_BYTES};
+use dfs_proto::attr::{FileKind, SetTime, Timestamp};
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::InodeId;
 use dfs_proto::name::{FileName, NameError};
@@ -9,8 +10,6 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Bytes that `st_blocks` counts in.
-const SECTOR_BYTES: u64 = 512;
 /// What programs should read and write at a time.
 const PREFERRED_IO_BYTES: u32 = 1 << 20;
 
@@ -57,11 +56,13 @@ pub(crate) fn permission_bits(mode: u32) -> u16 {
     (mode & 0o7777) as u16
 }
 
-pub(crate) fn attr(attr: &FileAttr) -> fuser::FileAttr {
+pub(crate) fn attr(answer: &AttrAnswer) -> fuser::FileAttr {
+    let attr = &answer.attr;
     fuser::FileAttr {
         ino: INodeNo(attr.inode.0),
         size: attr.size,
-        blocks: attr.size.div_ceil(SECTOR_BYTES),
+        // Where it is not known the kernel may not keep it, and asks.
+        blocks: answer.stored.unwrap_or(attr.size).div_ceil(SECTOR_BYTES),
         atime: system_time(attr.accessed),
         mtime: system_time(attr.modified),
         ctime: system_time(attr.changed),

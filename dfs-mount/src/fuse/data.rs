@@ -8,8 +8,9 @@ use super::handles::Opened;
 use super::interrupt::until_interrupted;
 use super::privileges::writer;
 use super::serve::{Adapter, INTERRUPTED};
-use crate::client::sparse::Seek;
-use crate::client::{Allocate, Created, Handle, OpenMode, ReadMode, WriteAt, WriteMode, Writer};
+use crate::client::{
+    Allocate, Created, Fill, Handle, OpenMode, ReadMode, Seek, WriteAt, WriteMode, Writer,
+};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::InodeId;
 use dfs_proto::msg::namespace::Creator;
@@ -99,7 +100,7 @@ impl Adapter {
             move |reply: ReplyCreate, made: Created| {
                 let entry = made.entry();
                 let number = handles.insert(Opened::File(made.handle));
-                let attr = convert::attr(&made.attr.attr);
+                let attr = convert::attr(&made.attr);
                 let fh = FileHandle(number);
                 let _gate = caches.told.reply();
                 caches.told.answered(made.attr.attr.inode);
@@ -240,7 +241,10 @@ impl Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        const HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+        const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+        const ZERO_KEEP: i32 = ZERO | KEEP;
         let (client, caches) = (self.client.clone(), self.caches.clone());
         let looked = Arc::default();
         let writer = writer(request, &looked);
@@ -253,11 +257,16 @@ impl Adapter {
             let range = Allocate {
                 offset,
                 len,
-                keep_size: mode != 0,
+                keep_size: mode & KEEP != 0,
             };
             match mode {
-                0 | libc::FALLOC_FL_KEEP_SIZE => client.allocate(&handle, range).await,
+                0 | KEEP => client.allocate(&handle, range, Fill::Room).await,
                 HOLE => client.punch(&handle, range).await,
+                ZERO | ZERO_KEEP => {
+                    client.allocate(&handle, range, Fill::Zeros).await?;
+                    caches.written_beside(handle.inode(), offset, len).await;
+                    Ok(())
+                }
                 _ => Err(Error::from(ErrorCode::Unsupported)),
             }
         };

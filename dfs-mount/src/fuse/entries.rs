@@ -128,7 +128,7 @@ impl Caches {
         match &answer.found {
             Some(found) => {
                 self.told.answered(found.attr.inode);
-                let attr = convert::attr(&found.attr);
+                let attr = convert::attr(found);
                 reply.entry_with_ttls(&client.attr_ttl(found), &ttl, &attr, GENERATION);
             }
             None if ttl.is_zero() => reply.error(Errno::ENOENT),
@@ -138,7 +138,7 @@ impl Caches {
 
     pub(super) fn reply_attr(&self, client: &Client, reply: ReplyAttr, answer: &AttrAnswer) {
         let _gate = self.told.reply();
-        reply.attr(&client.attr_ttl(answer), &convert::attr(&answer.attr));
+        reply.attr(&client.attr_ttl(answer), &convert::attr(answer));
     }
 
     /// Only under the reply gate.

@@ -201,7 +201,7 @@ impl Adapter {
                         // Before the kernel can forget it.
                         caches.told.answered(e.inode);
                         let ttl = caches.common_ttl(&client, answer);
-                        let full = add(e.inode, name, ttl, &convert::attr(&found.attr));
+                        let full = add(e.inode, name, ttl, &convert::attr(found));
                         if full {
                             caches.told.forgotten(e.inode, 1);
                         }

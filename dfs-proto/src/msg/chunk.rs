@@ -73,24 +73,54 @@ pub struct SyncChunks {
     pub chunks: Vec<(ChunkIndex, Version)>,
 }
 
-/// Which chunks of an inode a group has, from one on: where its data are. Of an in-sync replica,
-/// under a lease.
+/// What is looked for in a file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum Seek {
+    Data,
+    Hole,
+}
+
+/// Where in the chunks of an inode that a group has data or a hole begin, from a place on. Of an
+/// in-sync replica, under a lease. Blocks are data or hole as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct FindChunks {
     pub inode: InodeId,
     pub group: GroupId,
     pub epoch: Epoch,
     pub generation: Generation,
+    pub seek: Seek,
     pub from: ChunkIndex,
+    /// Bytes into the first chunk.
+    pub offset: u32,
+    /// Of the file's layout: a chunk that holds less has a hole.
+    pub chunk_bytes: u32,
     pub items_max: u32,
 }
 
-/// Chunks that are not holes, in their order.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct FoundChunks {
-    pub chunks: Vec<ChunkIndex>,
-    /// The group has no further ones.
+    /// Seek::Hole: chunks without a hole (the first one: from the offset on), in their order.
+    pub whole: Vec<ChunkIndex>,
+    /// The first chunk that has what is looked for, and at which byte of it. A chunk that the group
+    /// does not have is all hole, and not named here.
+    pub found: Option<(ChunkIndex, u32)>,
+    /// The group has no further ones. Else whoever looks for a hole asks again.
     pub end: bool,
+}
+
+/// How much of an inode a group stores. Of an in-sync replica.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct MeasureStored {
+    pub inode: InodeId,
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub generation: Generation,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct StoredMeasured {
+    /// Whole blocks.
+    pub bytes: u64,
 }
 
 requests! {
@@ -99,4 +129,5 @@ requests! {
     0x0603 WriteChunk => ChunkWritten;
     0x0604 SyncChunks => ();
     0x0605 FindChunks => FoundChunks;
+    0x0606 MeasureStored => StoredMeasured;
 }

@@ -120,6 +120,9 @@ pub struct ChunkImage {
     pub len: u32,
     pub records: Vec<WriteRecord>,
     pub checksums: Vec<u32>,
+    /// Blocks of this part that are not stored, first and one past the last, in order: zeros that
+    /// take up nothing.
+    pub holes: Vec<(u32, u32)>,
 }
 
 /// Replace the receiver's copy by the primary's: the parts in order, the last one completes it

@@ -45,6 +45,25 @@ impl BlockSet {
         self.words.iter().all(|word| *word == 0)
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> u32 {
+        self.words.iter().map(|word| word.count_ones()).sum()
+    }
+
+    /// The first block from `from` on that is in the set, or that is not.
+    pub(super) fn next(&self, from: u32, contained: bool) -> Option<u32> {
+        let mut at = from;
+        while (at as usize / 64) < self.words.len() {
+            let word = self.words[at as usize / 64];
+            let word = if contained { word } else { !word } >> (at % 64);
+            if word != 0 {
+                return Some(at + word.trailing_zeros());
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        (!contained).then_some(at.max(from))
+    }
+
     /// The blocks in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.words.iter().enumerate().flat_map(|(at, word)| {
@@ -96,6 +115,12 @@ mod tests {
             set.truncate(end);
             prop_assert!(set.iter().eq(blocks.iter().copied().filter(|block| *block < end)));
             prop_assert_eq!(set.is_empty(), set.iter().next().is_none());
+            prop_assert_eq!(set.count() as usize, set.iter().count());
+            prop_assert_eq!(set.next(end, true), None);
+            let mut set = BlockSet::default();
+            blocks.iter().for_each(|block| set.insert(*block));
+            prop_assert_eq!(set.next(end, true), blocks.range(end..).next().copied());
+            prop_assert_eq!(set.next(end, false), (end..).find(|block| !blocks.contains(block)));
         }
     }
 }

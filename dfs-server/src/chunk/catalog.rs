@@ -30,6 +30,7 @@ impl Entry {
             generation: self.row.generation,
             version: self.row.version,
             len: self.row.len,
+            stored: self.row.stored,
             damaged: self.row.damage.is_some(),
         }
     }
@@ -301,10 +302,10 @@ impl Catalog {
             .filter_map(|key| Some((*key, self.chunks.get(key)?)))
     }
 
-    /// Bytes of an inode in a group, in whole blocks.
-    pub(super) fn allocated(&self, inode: InodeId, group: GroupId) -> u64 {
+    /// Bytes stored of an inode in a group, in whole blocks.
+    pub(super) fn stored(&self, inode: InodeId, group: GroupId) -> u64 {
         self.of_inode(inode, group, ChunkIndex(0))
-            .map(|(_, entry)| u64::from(entry.row.len).next_multiple_of(BLOCK_BYTES as u64))
+            .map(|(_, entry)| u64::from(entry.row.stored) * BLOCK_BYTES as u64)
             .sum()
     }
 }
@@ -323,6 +324,7 @@ mod tests {
                 counter: 1,
             },
             len,
+            stored: 2,
             damage: None,
         }
     }
@@ -352,7 +354,7 @@ mod tests {
         }
         assert_eq!(all, [key(1, 0), key(1, 6), key(2, 3), key(2, 9)]);
         assert_eq!(catalog.list(GroupId(9), None, 5), (Vec::new(), true));
-        assert_eq!(catalog.allocated(InodeId(2), GroupId(0)), 8192);
+        assert_eq!(catalog.stored(InodeId(2), GroupId(0)), 4 * 4096);
         assert_eq!(catalog.used(), 1000);
     }
 

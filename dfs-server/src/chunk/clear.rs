@@ -97,11 +97,8 @@ impl ChunkStore {
         if part.end == u32::MAX {
             meta.len = part.start;
         }
-        // What is behind the length is zeros already.
-        let whole_end = match end == live.meta().len {
-            true => end.div_ceil(BLOCK),
-            false => end / BLOCK,
-        };
+        // The length is not the file's: of its last block more may be asked for than there is.
+        let whole_end = (part.end / BLOCK).min(live.meta().blocks());
         let cleared = part.start.div_ceil(BLOCK).min(whole_end)..whole_end;
         let mut edges = Vec::new();
         for block in [part.start / BLOCK, (end - 1) / BLOCK] {

@@ -47,6 +47,8 @@ pub(super) struct Row {
     pub(super) generation: Generation,
     pub(super) version: Version,
     pub(super) len: u32,
+    /// Blocks that are stored; the others are zeros.
+    pub(super) stored: u32,
     pub(super) damage: Option<Damage>,
 }
 
@@ -368,7 +370,7 @@ fn chunk_key_from(bytes: &[u8]) -> Option<ChunkKey> {
     })
 }
 
-fn row_bytes(row: &Row) -> [u8; 37] {
+fn row_bytes(row: &Row) -> [u8; 41] {
     let (kind, block) = match row.damage {
         None => (0, 0),
         Some(Damage::Missing) => (1, 0),
@@ -376,21 +378,22 @@ fn row_bytes(row: &Row) -> [u8; 37] {
         Some(Damage::Block(block)) => (3, block),
         Some(Damage::Torn) => (4, 0),
     };
-    let mut bytes = [0; 37];
+    let mut bytes = [0; 41];
     bytes[..4].copy_from_slice(&row.group.0.to_le_bytes());
     bytes[4..12].copy_from_slice(&row.generation.0.to_le_bytes());
     bytes[12..20].copy_from_slice(&row.version.epoch.0.to_le_bytes());
     bytes[20..28].copy_from_slice(&row.version.counter.to_le_bytes());
     bytes[28..32].copy_from_slice(&row.len.to_le_bytes());
     bytes[32] = kind;
-    bytes[33..].copy_from_slice(&u32::to_le_bytes(block));
+    bytes[33..37].copy_from_slice(&u32::to_le_bytes(block));
+    bytes[37..].copy_from_slice(&row.stored.to_le_bytes());
     bytes
 }
 
 fn row_from(bytes: &[u8]) -> Option<Row> {
-    let bytes: &[u8; 37] = bytes.try_into().ok()?;
+    let bytes: &[u8; 41] = bytes.try_into().ok()?;
     let number = |at: usize| Some(u64::from_le_bytes(bytes[at..at + 8].try_into().ok()?));
-    let block = u32::from_le_bytes(bytes[33..].try_into().ok()?);
+    let block = u32::from_le_bytes(bytes[33..37].try_into().ok()?);
     Some(Row {
         group: GroupId(u32::from_le_bytes(bytes[..4].try_into().ok()?)),
         generation: Generation(number(4)?),
@@ -399,6 +402,7 @@ fn row_from(bytes: &[u8]) -> Option<Row> {
             counter: number(20)?,
         },
         len: u32::from_le_bytes(bytes[28..32].try_into().ok()?),
+        stored: u32::from_le_bytes(bytes[37..].try_into().ok()?),
         damage: match bytes[32] {
             0 => None,
             1 => Some(Damage::Missing),
@@ -478,6 +482,7 @@ mod tests {
                 counter: 5,
             },
             len: 6,
+            stored: 9,
             damage: Some(Damage::Block(8)),
         }
     }
@@ -497,11 +502,11 @@ mod tests {
             row_bytes(&row(3)),
             [
                 2, 1, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0,
-                6, 0, 0, 0, 3, 8, 0, 0, 0
+                6, 0, 0, 0, 3, 8, 0, 0, 0, 9, 0, 0, 0
             ]
         );
         assert_eq!(row_from(&row_bytes(&row(3))), Some(row(3)));
-        assert_eq!(row_from(&[0; 36]), None);
+        assert_eq!(row_from(&[0; 40]), None);
         assert_eq!(
             floor_key(GroupId(1), InodeId(2)),
             [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]

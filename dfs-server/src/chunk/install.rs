@@ -206,6 +206,16 @@ impl ChunkStore {
             file.write_blocks(first, [&[], middle, &tail], &self.disk.direct)
                 .map_err(|e| self.disk.failed_doing("write to", file.path(), e))?;
         }
+        let end = first + part.data.len().div_ceil(BLOCK_BYTES) as u32;
+        for (from, to) in part.holes {
+            let hole = (*from).max(first)..(*to).min(end);
+            hole.clone()
+                .for_each(|block| installation.meta.present.remove(block));
+            if let Some(file) = installation.file.as_ref().filter(|_| !hole.is_empty()) {
+                file.punch_blocks(hole)
+                    .map_err(|e| self.disk.failed_doing("free space of", file.path(), e))?;
+            }
+        }
         installation.next = part.offset + part.data.len() as u32;
         Ok(())
     }

@@ -54,6 +54,7 @@ pub(super) fn row_of(meta: &Meta, damage: Option<Damage>) -> Row {
         generation: meta.generation,
         version: meta.version,
         len: meta.len,
+        stored: meta.present.count(),
         damage,
     }
 }

@@ -56,6 +56,8 @@ pub struct ChunkState {
     pub version: Version,
     /// Bytes stored; what lies beyond reads as zeros.
     pub len: u32,
+    /// Blocks that are stored; the others are zeros that take up nothing.
+    pub stored: u32,
     /// The copy is known to be unreadable, wholly or in part: to be replaced or removed.
     pub damaged: bool,
 }
@@ -110,6 +112,8 @@ pub struct InstallPart<'a> {
     pub data: &'a [u8],
     /// As `dfs_proto::payload::block_checksums` defines, over `data`.
     pub checksums: &'a [u32],
+    /// Blocks of the chunk that are zeros not to be stored, as ranges.
+    pub holes: &'a [(u32, u32)],
     /// Makes the image visible, replacing what was there.
     pub last: bool,
 }

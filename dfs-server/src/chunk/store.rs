@@ -21,11 +21,13 @@ use super::slot::{Meta, NoSlot};
 use super::space::{Probe, SpaceGauge, statvfs};
 use super::sync::Fan;
 use super::witness::{self, Testimony, Witness};
-use dfs_proto::ids::{ChunkIndex, ChunkKey, ClusterId, GroupId, InodeId, NodeId, SessionId};
+use dfs_proto::ids::{ChunkKey, ClusterId, GroupId, InodeId, NodeId, SessionId};
+use dfs_proto::limits::BLOCK_BYTES;
 use dfs_proto::msg::peer::WriteRecord;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -225,6 +227,23 @@ impl ChunkStore {
         })
     }
 
+    /// Which blocks of these are not stored though they lie below the chunk's length: ranges, in
+    /// order.
+    pub fn holes(&self, key: ChunkKey, blocks: Range<u32>) -> Result<Vec<(u32, u32)>> {
+        let holes = self.with_live(key, |live| {
+            let (present, end) = (&live.meta().present, live.meta().blocks().min(blocks.end));
+            let mut holes = Vec::new();
+            let mut at = blocks.start;
+            while let Some(from) = present.next(at, false).filter(|from| *from < end) {
+                let to = present.next(from, true).unwrap_or(end).min(end);
+                holes.push((from, to));
+                at = to;
+            }
+            Ok(holes)
+        })?;
+        Ok(holes.unwrap_or_default())
+    }
+
     /// Chunks of a group in the order of (inode, chunk), and whether that was the end.
     pub fn list(
         &self,
@@ -236,20 +255,28 @@ impl ChunkStore {
     }
 
     /// Bytes stored of an inode in one group, in whole blocks.
-    pub fn allocated(&self, inode: InodeId, group: GroupId) -> u64 {
-        self.catalog().allocated(inode, group)
+    pub fn stored(&self, inode: InodeId, group: GroupId) -> u64 {
+        self.catalog().stored(inode, group)
     }
 
-    /// First chunk of the inode at or after `from` that this group holds.
-    pub fn next_allocated(
-        &self,
-        inode: InodeId,
-        group: GroupId,
-        from: ChunkIndex,
-    ) -> Option<ChunkIndex> {
-        let catalog = self.catalog();
-        let first = catalog.of_inode(inode, group, from).next();
-        first.map(|(key, _)| key.index)
+    /// The first block of a chunk from `from` on that is stored, or that is not: from memory where
+    /// all of the chunk up to its length is stored, else from its header. A hole stores none.
+    pub fn find_block(&self, key: ChunkKey, from: u32, stored: bool) -> Result<Option<u32>> {
+        let row = self.catalog().get(key).map(|entry| entry.row.clone());
+        let blocks = match row {
+            None => 0,
+            Some(row) if row.stored == 0 => 0,
+            Some(row) if row.stored == row.len.div_ceil(BLOCK_BYTES as u32) => row.stored,
+            Some(_) => {
+                let look = |live: &Live| Ok(live.meta().present.next(from, stored));
+                let none = (!stored).then_some(from);
+                return Ok(self.with_live(key, look)?.unwrap_or(none));
+            }
+        };
+        Ok(match stored {
+            true => (from < blocks).then_some(from),
+            false => Some(from.max(blocks)),
+        })
     }
 
     /// Space of the disk.

@@ -369,6 +369,7 @@ mod tests {
                 counter,
             },
             len: 5,
+            stored: 1,
             damage: None,
         }
     }

@@ -11,7 +11,8 @@ use dfs_proto::ids::{
 };
 use dfs_proto::layout::FileLayout;
 use dfs_proto::msg::chunk::{
-    ChunkRead, ChunkWritten, FindChunks, FoundChunks, ReadChunk, SyncChunks, WriteChunk,
+    ChunkRead, ChunkWritten, FindChunks, FoundChunks, MeasureStored, ReadChunk, StoredMeasured,
+    SyncChunks, WriteChunk,
 };
 use dfs_proto::msg::control::{
     AdoptEpochs, CutInode, CutMade, EpochsAdopted, EpochsEffective, EqualiseGroups, FenceSessions,
@@ -52,6 +53,7 @@ pub enum Request {
     Write(WriteChunk),
     Sync(SyncChunks),
     Find(FindChunks),
+    Stored(MeasureStored),
     Adopt(AdoptEpochs),
     Equalise(EqualiseGroups),
     Effective(EpochsEffective),
@@ -79,6 +81,7 @@ pub enum Response {
     Read(ChunkRead),
     Written(ChunkWritten),
     Found(FoundChunks),
+    Stored(StoredMeasured),
     Adopted(EpochsAdopted),
     Equalised(GroupsEqualised),
     Cut(CutMade),

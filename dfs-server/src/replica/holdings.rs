@@ -16,6 +16,19 @@ pub trait Holdings {
     fn chunk_bytes(&self, _key: ChunkKey) -> u64 {
         0
     }
+    /// Blocks stored of a chunk, 0 for a hole; as with the next two, nothing if nobody counts.
+    fn stored_blocks(&self, _key: ChunkKey) -> u32 {
+        0
+    }
+    /// Bytes stored of an inode in a group, in whole blocks.
+    fn stored_bytes(&self, _inode: InodeId, _group: GroupId) -> u64 {
+        0
+    }
+    /// The first block of a chunk from `from` on that is stored, or that is not. The one question
+    /// that may look at the disk, for a chunk of which a part is stored.
+    fn find_block(&self, _key: ChunkKey, from: u32, stored: bool) -> Result<Option<u32>, Error> {
+        Ok((!stored).then_some(from))
+    }
     /// The last write of a session that was applied to the chunk.
     fn record(&self, key: ChunkKey, session: SessionId) -> Result<Option<WriteRecord>, Error>;
     /// The generation below which requests for the inode are refused; 0 if none is kept.

@@ -12,6 +12,7 @@
 //! | `primary` | writes of mounts: order, forward, commit |
 //! | `backup` | forwarded writes and the questions of a primary |
 //! | `reader` | reads, syncs and the repair of damaged copies |
+//! | `sparse` | what is stored of a sparse file |
 //! | `adopt` | epochs, fences, what is effective |
 //! | `cut` | cuts, serialised with the writes of their inode |
 //! | `transfer` | copying one chunk between two members |
@@ -46,6 +47,7 @@ mod primary;
 mod reader;
 mod release;
 mod scrub;
+mod sparse;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -246,6 +248,7 @@ impl ReplicaCore {
             (Request::Write(r), _) => self.write(caller, r, payload, h),
             (Request::Sync(r), _) => self.sync(caller, r, h),
             (Request::Find(r), _) => self.find(caller, r, h),
+            (Request::Stored(r), _) => self.measure_stored(caller, r, h),
             (Request::Adopt(r), Sender::Directory) => self.adopt(caller, r, h),
             (Request::Equalise(r), Sender::Directory) => self.equalise(caller, r, h),
             (Request::Effective(r), Sender::Directory) => self.effective(caller, r, h),

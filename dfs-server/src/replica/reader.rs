@@ -6,9 +6,8 @@ use super::lane::{CopyOp, Op, Purpose};
 use super::{DiskFor, ReplicaCore};
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{ChunkIndex, ChunkKey, GroupId, InodeId, ServerRun, SessionId, Version};
-use dfs_proto::limits::{INVENTORY_PAGE_ITEMS_MAX, IO_BYTES_MAX};
-use dfs_proto::msg::chunk::{FindChunks, FoundChunks, ReadChunk, SyncChunks};
-use dfs_proto::payload::Payload;
+use dfs_proto::limits::IO_BYTES_MAX;
+use dfs_proto::msg::chunk::{ReadChunk, SyncChunks};
 
 /// How the repair of a damaged copy goes.
 #[derive(Clone, Copy, Hash, Debug, Default)]
@@ -127,28 +126,6 @@ impl ReplicaCore {
                 log::warn!("{key}: the damaged copy is not replaced yet: {error}");
             }
         }
-    }
-
-    /// Where data are. Every in-sync member has every chunk that was acknowledged, and no other
-    /// mount has a write in flight.
-    pub(super) fn find(&mut self, caller: Caller, request: FindChunks, h: &dyn Holdings) {
-        let FindChunks { inode, group, .. } = request;
-        let epoch = self.read_epoch(group, request.epoch);
-        if let Err(error) = self.admit_mount(group, epoch, h) {
-            return self.refuse(caller, error);
-        }
-        let floor = h.floor(group, inode);
-        if request.generation < floor {
-            let error = Error::bare(ErrorCode::StaleGeneration).with_detail(floor.0);
-            return self.refuse(caller, error);
-        }
-        let most = (request.items_max as usize).clamp(1, INVENTORY_PAGE_ITEMS_MAX);
-        let (found, mut end) = h.chunks(group, before(inode, request.from), most);
-        let of_inode = found.iter().take_while(|chunk| chunk.key.inode == inode);
-        let chunks: Vec<ChunkIndex> = of_inode.map(|chunk| chunk.key.index).collect();
-        end |= chunks.len() < found.len();
-        let found = FoundChunks { chunks, end };
-        self.answer(caller, Ok(Response::Found(found)), Payload::default());
     }
 
     /// Data onto disk, whoever wrote them. Only acknowledged versions are named, and those are

@@ -373,5 +373,6 @@ fn hole(floor: Generation) -> ChunkImage {
         len: 0,
         records: Vec::new(),
         checksums: Vec::new(),
+        holes: Vec::new(),
     }
 }

@@ -4,10 +4,13 @@ use crate::chunk::{ChunkStore, Image, InstallPart, StoreError, WriteRequest};
 use crate::replica::{DiskDone, DiskOp, Holdings};
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::{ChunkKey, Epoch, Generation, GroupId, InodeId, SessionId, Version};
+use dfs_proto::limits::BLOCK_BYTES;
 use dfs_proto::msg::chunk::ChunkRead;
 use dfs_proto::msg::peer::{ChunkImage, ChunkState, WriteRecord};
 use dfs_proto::msg::scrub::CheckedCopy;
 use dfs_proto::payload::{Payload, PayloadMut};
+
+const BLOCK: u32 = BLOCK_BYTES as u32;
 
 /// From this size on a transfer is worth a hand-over to another thread.
 const LARGE_BYTES: usize = 64 << 10;
@@ -39,6 +42,18 @@ impl Holdings for StoreHoldings<'_> {
 
     fn chunk_bytes(&self, key: ChunkKey) -> u64 {
         self.0.state(key).map_or(0, |state| u64::from(state.len))
+    }
+
+    fn stored_blocks(&self, key: ChunkKey) -> u32 {
+        self.0.state(key).map_or(0, |state| state.stored)
+    }
+
+    fn stored_bytes(&self, inode: InodeId, group: GroupId) -> u64 {
+        self.0.stored(inode, group)
+    }
+
+    fn find_block(&self, key: ChunkKey, from: u32, stored: bool) -> Result<Option<u32>, Error> {
+        Ok(self.0.find_block(key, from, stored)?)
     }
 
     fn record(&self, key: ChunkKey, session: SessionId) -> Result<Option<WriteRecord>, Error> {
@@ -199,6 +214,7 @@ pub(super) fn perform(store: &ChunkStore, op: &DiskOp) -> Result<DiskDone, Error
                 offset: *offset,
                 data: payload,
                 checksums: &image.checksums,
+                holes: &image.holes,
                 last: *last,
             })?;
         }
@@ -258,9 +274,12 @@ fn fetch(
                 len: 0,
                 records: Vec::new(),
                 checksums: Vec::new(),
+                holes: Vec::new(),
             };
             return Ok(DiskDone::Image(hole, Payload::default()));
         };
+        let blocks = offset / BLOCK..offset.saturating_add(len).div_ceil(BLOCK);
+        let holes = store.holes(key, blocks)?;
         let (read, payload) = read(store, key, offset, len)?;
         if (read.generation, read.version) != (head.generation, head.version) {
             continue;
@@ -272,6 +291,7 @@ fn fetch(
             len: head.len,
             records: head.records,
             checksums: read.checksums,
+            holes,
         };
         return Ok(DiskDone::Image(image, payload));
     }

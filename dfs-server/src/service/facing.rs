@@ -6,7 +6,9 @@ use crate::scrub::Scrubber;
 use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::SessionId;
 use dfs_proto::msg::Request as _;
-use dfs_proto::msg::chunk::{BindSession, FindChunks, ReadChunk, SyncChunks, WriteChunk};
+use dfs_proto::msg::chunk::{
+    BindSession, FindChunks, MeasureStored, ReadChunk, SyncChunks, WriteChunk,
+};
 use dfs_proto::msg::control::{
     AdoptEpochs, CutInode, EpochsEffective, EqualiseGroups, FenceSessions, MeasureInodes,
     ReleaseGroups, VerifyChunks,
@@ -145,6 +147,7 @@ fn decode(incoming: &Incoming, from: Sender) -> Option<Result<Request, Error>> {
             WriteChunk => Write,
             SyncChunks => Sync,
             FindChunks => Find,
+            MeasureStored => Stored,
         },
         Sender::Directory => one_of! {
             AdoptEpochs => Adopt,
@@ -180,6 +183,7 @@ pub(super) fn answer(incoming: Incoming, result: Result<Response, Error>, payloa
     match response {
         Response::Read(read) => incoming.answer::<ReadChunk>(Ok(read), payload),
         Response::Found(found) => incoming.answer::<FindChunks>(Ok(found), payload),
+        Response::Stored(stored) => incoming.answer::<MeasureStored>(Ok(stored), payload),
         Response::Written(written) => incoming.answer::<WriteChunk>(Ok(written), payload),
         Response::Adopted(adopted) => incoming.answer::<AdoptEpochs>(Ok(adopted), payload),
         Response::Equalised(groups) => incoming.answer::<EqualiseGroups>(Ok(groups), payload),

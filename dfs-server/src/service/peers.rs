@@ -168,6 +168,7 @@ async fn call(
         | Request::Write(_)
         | Request::Sync(_)
         | Request::Find(_)
+        | Request::Stored(_)
         | Request::Adopt(_)
         | Request::Equalise(_)
         | Request::Effective(_)

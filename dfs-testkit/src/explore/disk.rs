@@ -178,6 +178,7 @@ impl Disk {
                 .map(|c| c.records.values().copied().collect())
                 .unwrap_or_default(),
             checksums: block_checksums(0, payload),
+            holes: Vec::new(),
         }
     }
 }

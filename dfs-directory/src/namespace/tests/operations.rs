@@ -80,6 +80,7 @@ fn push() -> impl Strategy<Value = SizeTimes> {
     )
         .prop_map(|(size, generation, modified, accessed, wrote)| SizeTimes {
             size,
+            sparse: wrote,
             generation: Generation(generation),
             modified,
             accessed,

@@ -85,6 +85,49 @@ fn a_hole_is_a_cut_in_the_middle() {
 }
 
 #[test]
+fn a_file_is_sparse_from_its_first_hole_until_it_is_empty() {
+    let mut cluster = Cluster::new();
+    let file = cluster.create(ROOT, "f").unwrap();
+    cluster.push(file, pushed(5000)).unwrap();
+    let hole = |size| SizeTimes {
+        sparse: true,
+        generation: Generation(99),
+        ..pushed(size)
+    };
+    assert!(!cluster.attr(file).sparse, "written from its start on");
+    // Up to the end of its last block nothing is missing.
+    cluster.set_size(file, 8192).unwrap();
+    assert!(!cluster.attr(file).sparse);
+    cluster.set_size(file, 100).unwrap();
+    cluster.set_size(file, 200).unwrap();
+    assert!(!cluster.attr(file).sparse);
+    cluster.set_size(file, 4097).unwrap();
+    assert!(cluster.attr(file).sparse);
+    cluster.set_size(file, 10).unwrap();
+    assert!(cluster.attr(file).sparse, "nobody has looked");
+    cluster.set_size(file, 0).unwrap();
+    assert!(!cluster.attr(file).sparse);
+    cluster.push(file, hole(9000)).unwrap();
+    assert!(cluster.attr(file).sparse, "its holder says so");
+    cluster.set_size(file, 0).unwrap();
+    let generation = cluster.attr(file).generation;
+    let written = SizeTimes {
+        generation,
+        ..pushed(9000)
+    };
+    cluster.push(file, written).unwrap();
+    assert!(!cluster.attr(file).sparse);
+    cluster
+        .mutate(Mutation::Punch {
+            inode: file,
+            from: 0,
+            to: 4096,
+        })
+        .unwrap();
+    assert!(cluster.attr(file).sparse);
+}
+
+#[test]
 fn the_mtime_stays_when_it_shall() {
     let mut cluster = Cluster::new();
     let file = cluster.create(ROOT, "f").unwrap();

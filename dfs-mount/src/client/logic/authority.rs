@@ -4,7 +4,7 @@
 //! Only acknowledged writes count. A push names the change up to which it goes, so that a write
 //! acknowledged while the push is on its way stays unpushed.
 
-use dfs_proto::attr::{FileAttr, SizeTimes, Timestamp};
+use dfs_proto::attr::{FileAttr, SizeTimes, Timestamp, leaves_hole};
 use dfs_proto::ids::Generation;
 use dfs_proto::layout::FileLayout;
 
@@ -58,9 +58,10 @@ impl Authority {
         self.attr.layout
     }
 
-    /// A write up to byte `end` is on all replicas. `now` is the directory's time, `clock` the
-    /// caller's.
-    pub fn wrote(&mut self, end: u64, now: Timestamp, clock: u64) {
+    /// A write from byte `start` up to `end` is on all replicas. `now` is the directory's time,
+    /// `clock` the caller's.
+    pub fn wrote(&mut self, start: u64, end: u64, now: Timestamp, clock: u64) {
+        self.attr.sparse |= leaves_hole(self.attr.size, start);
         self.attr.size = self.attr.size.max(end);
         self.attr.modified = now;
         self.attr.changed = self.attr.changed.max(now);
@@ -88,6 +89,7 @@ impl Authority {
     pub fn values(&self) -> SizeTimes {
         SizeTimes {
             size: self.attr.size,
+            sparse: self.attr.sparse,
             generation: self.attr.generation,
             modified: self.is_unpushed().then_some(self.attr.modified),
             accessed: None,
@@ -124,6 +126,7 @@ impl Authority {
     pub fn over(&self, attr: &FileAttr) -> FileAttr {
         let mut merged = *attr;
         merged.size = self.attr.size;
+        merged.sparse |= self.attr.sparse;
         merged.generation = merged.generation.max(self.attr.generation);
         if self.is_unpushed() {
             merged.modified = self.attr.modified;
@@ -158,6 +161,7 @@ pub(in crate::client) fn test_attr(size: u64) -> FileAttr {
         gid: 0,
         device: 0,
         size,
+        sparse: false,
         accessed: Timestamp::default(),
         modified: Timestamp::default(),
         changed: Timestamp::default(),
@@ -186,11 +190,11 @@ mod tests {
     fn a_write_during_a_push_stays_unpushed() {
         let mut authority = Authority::new(test_attr(10));
         assert_eq!(authority.push(), None);
-        authority.wrote(20, at(1), 100);
+        authority.wrote(0, 20, at(1), 100);
         let push = authority.push().expect("a change");
         assert_eq!(push.values.size, 20);
         assert_eq!(push.values.modified, Some(at(1)));
-        authority.wrote(15, at(2), 200);
+        authority.wrote(0, 15, at(2), 200);
         authority.push_logged(push, &test_attr(20), 300);
         assert_eq!(authority.unpushed_since(), Some(300));
         assert_eq!(authority.size(), 20);
@@ -202,23 +206,45 @@ mod tests {
     #[test]
     fn an_overwrite_leaves_the_size_known() {
         let mut authority = Authority::new(test_attr(10));
-        authority.wrote(10, at(1), 100);
+        authority.wrote(0, 10, at(1), 100);
         assert!(authority.is_unpushed() && !authority.is_size_unpushed());
-        authority.wrote(11, at(2), 100);
+        authority.wrote(0, 11, at(2), 100);
         assert!(authority.is_size_unpushed());
         let push = authority.push().expect("a change");
-        authority.wrote(5, at(3), 200);
+        authority.wrote(0, 5, at(3), 200);
         authority.push_logged(push, &test_attr(11), 300);
         assert!(authority.is_unpushed() && !authority.is_size_unpushed());
-        authority.wrote(12, at(4), 400);
+        authority.wrote(0, 12, at(4), 400);
         authority.resized(&test_attr(3));
         assert!(!authority.is_size_unpushed());
     }
 
     #[test]
+    fn a_write_behind_the_end_leaves_a_hole() {
+        let mut authority = Authority::new(test_attr(10));
+        // Within the last block, and then from the first byte behind it on.
+        authority.wrote(4000, 4096, at(1), 0);
+        authority.wrote(4096, 5000, at(1), 0);
+        authority.wrote(8192, 8193, at(1), 0);
+        assert!(!authority.values().sparse);
+        authority.wrote(4 * 4096 - 1, 5 * 4096, at(1), 0);
+        assert!(
+            !authority.attr().sparse,
+            "the third block is the one behind the end"
+        );
+        authority.wrote(6 * 4096, 7 * 4096, at(1), 0);
+        assert!(authority.values().sparse);
+        // An older answer does not take it back; emptying the file does.
+        authority.learn(&test_attr(10));
+        assert!(authority.attr().sparse);
+        authority.resized(&test_attr(0));
+        assert!(!authority.values().sparse);
+    }
+
+    #[test]
     fn the_directory_is_believed_for_everything_else() {
         let mut authority = Authority::new(test_attr(10));
-        authority.wrote(30, at(5), 0);
+        authority.wrote(0, 30, at(5), 0);
         let mut attr = test_attr(10);
         attr.mode = 0o600;
         attr.changed = at(9);
@@ -230,7 +256,7 @@ mod tests {
     #[test]
     fn a_resize_replaces_what_was_known() {
         let mut authority = Authority::new(test_attr(10));
-        authority.wrote(30, at(5), 0);
+        authority.wrote(0, 30, at(5), 0);
         authority.resized(&test_attr(3));
         assert_eq!(authority.size(), 3);
         assert!(!authority.is_unpushed());

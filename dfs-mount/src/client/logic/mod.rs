@@ -13,6 +13,7 @@
 //! | `filled` | where the kernel may have pages that a write makes old |
 //! | `stream` | what a sequential reader will want next |
 //! | `sparse` | where a sparse file has data |
+//! | `stored` | how much a sparse file takes up |
 //! | `held_locks` | which locks a new leader is told of |
 
 pub mod authority;
@@ -24,5 +25,6 @@ pub mod held_locks;
 pub mod lease;
 pub mod recall;
 pub mod sparse;
+pub mod stored;
 pub mod stream;
 pub mod window;

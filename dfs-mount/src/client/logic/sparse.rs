@@ -1,35 +1,31 @@
 //! Where a sparse file has data, and where it has none: what the groups say is put together. Pure.
 //!
-//! A chunk that some server has is data as a whole, one that nobody has is a hole. What is behind
-//! the end of the file is a hole.
+//! Data and holes are told apart by blocks within a chunk; a chunk that nobody has is a hole. What is
+//! behind the end of the file is a hole.
 
 use dfs_proto::ids::{ChunkIndex, GroupId};
 use dfs_proto::layout::FileLayout;
+use dfs_proto::msg::chunk::{FoundChunks, Seek};
 use std::collections::BTreeSet;
-
-/// What is looked for, from an offset on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Seek {
-    Data,
-    Hole,
-}
 
 /// What a group has to be asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Question {
     pub group: GroupId,
     pub from: ChunkIndex,
+    /// Bytes into that chunk.
+    pub offset: u32,
 }
 
-/// The first chunk of the kind that is looked for, group by group.
+/// The first place of what is looked for, group by group.
 #[derive(Debug)]
 pub struct Search {
     seek: Seek,
     layout: FileLayout,
-    /// Chunks that the file has room for: the first one behind it.
-    end: ChunkIndex,
-    /// The nearest one so far.
-    nearest: ChunkIndex,
+    offset: u64,
+    size: u64,
+    /// The nearest place so far.
+    nearest: u64,
 }
 
 impl Search {
@@ -37,17 +33,22 @@ impl Search {
     /// each group that has a chunk of the rest.
     pub fn new(seek: Seek, layout: FileLayout, offset: u64, size: u64) -> (Self, Vec<Question>) {
         let first = layout.chunk_of(offset);
-        let end = ChunkIndex(layout.chunk_of(size.saturating_sub(1)).0 + 1);
-        let last = end.0.min(first.0.saturating_add(u64::from(layout.groups)));
+        let end = layout.chunk_of(size.saturating_sub(1)).0 + 1;
+        let last = end.min(first.0.saturating_add(u64::from(layout.groups)));
         let questions = (first.0..last).map(|index| Question {
             group: layout.group_of(ChunkIndex(index)),
             from: ChunkIndex(index),
+            offset: match index == first.0 {
+                true => (offset % u64::from(layout.chunk_bytes)) as u32,
+                false => 0,
+            },
         });
         let search = Self {
             seek,
             layout,
-            end,
-            nearest: end,
+            offset,
+            size,
+            nearest: size,
         };
         (search, questions.collect())
     }
@@ -60,50 +61,48 @@ impl Search {
         }
     }
 
-    /// Takes an answer: chunks that the group has, in order, and whether those are all. Returns
-    /// the next question to the group, if it can still know of a nearer one.
-    pub fn answered(
-        &mut self,
-        asked: Question,
-        chunks: &[ChunkIndex],
-        end: bool,
-    ) -> Option<Question> {
-        let step = u64::from(self.layout.groups);
-        match self.seek {
-            Seek::Data => {
-                if let Some(first) = chunks.first() {
-                    self.nearest = self.nearest.min(*first);
-                }
-                None
+    /// Takes an answer. Returns the next question to the group, if it can still know of a nearer
+    /// place.
+    pub fn answered(&mut self, asked: Question, answer: &FoundChunks) -> Option<Question> {
+        if self.seek == Seek::Data {
+            if let Some((index, at)) = answer.found {
+                self.take(index, at);
             }
-            Seek::Hole => {
-                let there: BTreeSet<ChunkIndex> = chunks.iter().copied().collect();
-                let mut at = asked.from;
-                while there.contains(&at) {
-                    at = ChunkIndex(at.0.saturating_add(step));
-                }
-                // A page that is full says nothing of what follows it.
-                let told = end || chunks.last().is_some_and(|last| at < *last);
-                if told {
-                    self.nearest = self.nearest.min(at);
-                    return None;
-                }
-                (at < self.nearest).then_some(Question { from: at, ..asked })
-            }
+            return None;
         }
+        let whole: BTreeSet<ChunkIndex> = answer.whole.iter().copied().collect();
+        let step = u64::from(self.layout.groups);
+        let mut at = asked;
+        while whole.contains(&at.from) {
+            at.from = ChunkIndex(at.from.0.saturating_add(step));
+            at.offset = 0;
+        }
+        match answer.found {
+            Some((index, begin)) if index == at.from => self.take(index, begin),
+            // It is not there though what follows it was looked at. A page that is full says
+            // nothing of what follows.
+            Some(_) => self.take(at.from, at.offset),
+            None if answer.end => self.take(at.from, at.offset),
+            None if answer.whole.last().is_some_and(|last| at.from < *last) => {
+                self.take(at.from, at.offset);
+            }
+            None => return (self.place(at.from, at.offset) < self.nearest).then_some(at),
+        }
+        None
     }
 
-    /// The offset of what was found, from `offset` on in a file of `size` bytes; `None`: there are
-    /// no data any more. A hole there always is.
-    pub fn found(&self, offset: u64, size: u64) -> Option<u64> {
-        let start = self
-            .nearest
-            .0
-            .saturating_mul(u64::from(self.layout.chunk_bytes));
-        match self.seek {
-            Seek::Data => (self.nearest < self.end).then(|| start.max(offset)),
-            Seek::Hole => Some(start.max(offset).min(size)),
-        }
+    fn take(&mut self, index: ChunkIndex, at: u32) {
+        self.nearest = self.nearest.min(self.place(index, at));
+    }
+
+    fn place(&self, index: ChunkIndex, at: u32) -> u64 {
+        let start = index.0.saturating_mul(u64::from(self.layout.chunk_bytes));
+        start.saturating_add(u64::from(at)).max(self.offset)
+    }
+
+    /// What was found; `None`: there are no data any more. A hole there always is.
+    pub fn found(&self) -> Option<u64> {
+        (self.seek == Seek::Hole || self.nearest < self.size).then_some(self.nearest)
     }
 }
 
@@ -112,7 +111,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const CHUNK: u64 = 4096;
+    /// Two blocks, of one byte each.
+    const CHUNK: u64 = 2;
 
     fn layout(groups: u32, first_group: u32) -> FileLayout {
         FileLayout {
@@ -122,57 +122,83 @@ mod tests {
         }
     }
 
-    /// Asks groups that have these chunks, in pages of at most `page`.
-    fn seek(
+    /// As a file server answers that has these bytes of the group, in pages of at most `page`.
+    fn answer(
         seek: Seek,
-        layout: FileLayout,
+        asked: Question,
         there: &BTreeSet<u64>,
-        (offset, size): (u64, u64),
+        layout: FileLayout,
         page: usize,
-    ) -> Option<u64> {
-        let (mut search, mut questions) = Search::new(seek, layout, offset, size);
-        while let Some(question) = questions.pop() {
-            let has = |index: &&u64| layout.group_of(ChunkIndex(**index)) == question.group;
-            let rest: Vec<ChunkIndex> = there
-                .range(question.from.0..)
-                .filter(has)
-                .map(|index| ChunkIndex(*index))
-                .collect();
-            let count = page.min(search.items_max()).min(rest.len());
-            let end = count == rest.len();
-            questions.extend(search.answered(question, &rest[..count], end));
+    ) -> FoundChunks {
+        let mut answer = FoundChunks {
+            whole: Vec::new(),
+            found: None,
+            end: false,
+        };
+        let chunks: BTreeSet<u64> = there.iter().map(|byte| byte / CHUNK).collect();
+        for index in chunks.range(asked.from.0..) {
+            if layout.group_of(ChunkIndex(*index)) != asked.group {
+                continue;
+            }
+            let from = if *index == asked.from.0 {
+                asked.offset
+            } else {
+                0
+            };
+            let wanted = seek == Seek::Data;
+            let is = |at: &u32| there.contains(&(index * CHUNK + u64::from(*at))) == wanted;
+            answer.found = (from..CHUNK as u32)
+                .find(is)
+                .map(|at| (ChunkIndex(*index), at));
+            if answer.found.is_some() {
+                return answer;
+            }
+            if seek == Seek::Hole {
+                answer.whole.push(ChunkIndex(*index));
+                if answer.whole.len() == page {
+                    return answer;
+                }
+            }
         }
-        search.found(offset, size)
+        answer.end = true;
+        answer
     }
 
     proptest! {
         #[test]
-        fn data_and_holes_are_where_a_look_at_each_chunk_finds_them(
-            there in prop::collection::btree_set(0u64..24, 0..24),
+        fn data_and_holes_are_where_a_look_at_each_block_finds_them(
+            there in prop::collection::btree_set(0u64..48, 0..48),
             (groups, first_group) in (1u32..6).prop_flat_map(|n| (Just(n), 0..n)),
-            size in 1u64..24 * CHUNK,
-            offset in 0u64..24 * CHUNK,
+            size in 1u64..48,
+            offset in 0u64..48,
             page in 1usize..4,
+            seek in prop::sample::select(vec![Seek::Data, Seek::Hole]),
         ) {
             prop_assume!(offset < size);
             let layout = layout(groups, first_group);
-            let is_data = |at: u64| there.contains(&(at / CHUNK));
-            let look = |wanted: bool| (offset..size).find(|at| is_data(*at) == wanted);
-            let place = (offset, size);
-            prop_assert_eq!(seek(Seek::Data, layout, &there, place, page), look(true));
-            let hole = seek(Seek::Hole, layout, &there, place, page);
-            prop_assert_eq!(hole, Some(look(false).unwrap_or(size)));
+            let (mut search, mut questions) = Search::new(seek, layout, offset, size);
+            while let Some(question) = questions.pop() {
+                let answer = answer(seek, question, &there, layout, page);
+                questions.extend(search.answered(question, &answer));
+            }
+            let look = |wanted: bool| (offset..size).find(|at| there.contains(at) == wanted);
+            let expected = match seek {
+                Seek::Data => look(true),
+                Seek::Hole => Some(look(false).unwrap_or(size)),
+            };
+            prop_assert_eq!(search.found(), expected);
         }
     }
 
     #[test]
     fn a_small_file_asks_one_group() {
-        let (_, questions) = Search::new(Seek::Data, layout(64, 7), 0, 100);
+        let (_, questions) = Search::new(Seek::Data, layout(64, 7), 1, 2);
         assert_eq!(
             questions,
             [Question {
                 group: GroupId(7),
-                from: ChunkIndex(0)
+                from: ChunkIndex(0),
+                offset: 1,
             }]
         );
         let (_, questions) = Search::new(Seek::Data, layout(64, 7), 0, u64::MAX / 2);

@@ -2,6 +2,7 @@
 
 mod fake;
 mod leader;
+mod measure;
 mod names;
 mod reach;
 mod read_ahead;
@@ -289,7 +290,9 @@ async fn truncation_and_growth_leave_zeros() {
         len: 80_000,
         keep_size: false,
     };
-    a.allocate(&file_a, range).await.expect("allocates");
+    a.allocate(&file_a, range, Fill::Room)
+        .await
+        .expect("allocates");
     assert_eq!(
         b.getattr(file_b.inode()).await.expect("attr").attr.size,
         80_000
@@ -299,7 +302,7 @@ async fn truncation_and_growth_leave_zeros() {
         ..range
     };
     let refused = a
-        .allocate(&file_a, range)
+        .allocate(&file_a, range, Fill::Room)
         .await
         .expect_err("there is no room");
     assert_eq!(refused.code, ErrorCode::NoSpace);

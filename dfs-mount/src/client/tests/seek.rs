@@ -1,10 +1,9 @@
 //! Data and holes of sparse files.
 
-use super::sparse::Seek;
 use super::*;
 
 #[tokio::test]
-async fn data_and_holes_are_told_apart_by_chunks() {
+async fn data_and_holes_are_told_apart_by_blocks() {
     let fake = Fake::start().await;
     let (client, _) = mount(&fake).await;
     let (other, _) = mount(&fake).await;
@@ -36,10 +35,10 @@ async fn data_and_holes_are_told_apart_by_chunks() {
     for (client, file) in [(&client, &file), (&other, &there)] {
         for (offset, data, hole) in [
             (0, Ok(2 * chunk), 0),
-            (2 * chunk + 1, Ok(2 * chunk + 1), 4 * chunk),
-            (4 * chunk - 1, Ok(4 * chunk - 1), 4 * chunk),
+            (2 * chunk + 1, Ok(2 * chunk + 1), 3 * chunk + 4096),
+            (4 * chunk - 1, Ok(9 * chunk), 4 * chunk - 1),
             (4 * chunk, Ok(9 * chunk), 4 * chunk),
-            (9 * chunk, Ok(9 * chunk), 10 * chunk),
+            (9 * chunk, Ok(9 * chunk), 9 * chunk + 4096),
             (10 * chunk, Err(ErrorCode::NoData), 10 * chunk),
         ] {
             assert_eq!(

@@ -236,6 +236,7 @@ fn an_image_is_invisible_until_its_last_part() {
             offset,
             data,
             checksums: &block_checksums(offset, data),
+            holes: &[],
             last: end == 200_000,
         })
     };

@@ -199,6 +199,7 @@ fn an_interrupted_installation_leaves_what_was_there() {
         offset: 0,
         data: b"after",
         checksums: &block_checksums(0, b"after"),
+        holes: &[],
         last: true,
     };
     store.install(&part).expect_err("interrupted");

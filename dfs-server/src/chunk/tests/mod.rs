@@ -6,6 +6,7 @@ mod kill;
 mod model;
 mod power;
 mod rot;
+mod stored;
 mod syncs;
 
 use super::*;

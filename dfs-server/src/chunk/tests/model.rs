@@ -3,7 +3,7 @@
 use super::*;
 use dfs_proto::msg::peer::WriteRecord;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ enum Op {
     Restart { orderly: bool },
 }
 
+const BLOCK: u32 = 4096;
+
 const KEYS: [(u64, u64); 5] = [(1, 0), (1, 1), (1, 2), (2, 0), (2, 3)];
 
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +28,8 @@ struct Copy {
     counter: u64,
     bytes: Vec<u8>,
     records: Vec<WriteRecord>,
+    /// Blocks that are stored.
+    stored: BTreeSet<u32>,
 }
 
 #[derive(Default)]
@@ -73,6 +77,7 @@ impl Model {
                     counter,
                     bytes: Vec::new(),
                     records: Vec::new(),
+                    stored: BTreeSet::new(),
                 });
                 (chunk.generation, chunk.counter) = (generation, counter);
                 let end = offset as usize + data.len();
@@ -80,6 +85,8 @@ impl Model {
                     chunk.bytes.resize(end, 0);
                 }
                 chunk.bytes[offset as usize..end].copy_from_slice(&data);
+                let blocks = offset / BLOCK..(end as u32).div_ceil(BLOCK);
+                chunk.stored.extend(blocks);
                 chunk
                     .records
                     .retain(|record| record.session != SessionId(7));
@@ -91,6 +98,11 @@ impl Model {
                 let mut data = bytes(counter, len as usize);
                 // A part of it is zeros.
                 let zeros = data.len() / 3..data.len() / 2;
+                let hole = (zeros.start as u32).div_ceil(BLOCK)..zeros.end as u32 / BLOCK;
+                let holes: &[_] = match hole.is_empty() {
+                    true => &[],
+                    false => &[(hole.start, hole.end)],
+                };
                 data[zeros].fill(0);
                 let image = Image {
                     generation: Generation(generation),
@@ -110,6 +122,7 @@ impl Model {
                             offset: offset as u32,
                             data: part,
                             checksums: &block_checksums(offset as u32, part),
+                            holes,
                             last: end == data.len(),
                         })
                         .expect("installs");
@@ -123,6 +136,9 @@ impl Model {
                     counter,
                     bytes: data.to_vec(),
                     records: image.records,
+                    stored: (0..len.div_ceil(BLOCK))
+                        .filter(|block| !hole.contains(block))
+                        .collect(),
                 };
                 self.chunks.insert(at, installed);
             }
@@ -152,6 +168,7 @@ impl Model {
                     let left = (from - chunk_start(at)) as usize;
                     if left < chunk.bytes.len() {
                         chunk.bytes.truncate(left);
+                        chunk.stored.split_off(&(left as u32).div_ceil(BLOCK));
                         chunk.generation = generation;
                     }
                 }
@@ -183,6 +200,10 @@ impl Model {
                     if range.start < start + chunk.bytes.len() as u64 {
                         chunk.generation = generation;
                     }
+                    chunk.stored.retain(|block| {
+                        let from = start + u64::from(block * BLOCK);
+                        range.start > from || range.end < from + u64::from(BLOCK)
+                    });
                     for (at, byte) in chunk.bytes.iter_mut().enumerate() {
                         if range.contains(&(start + at as u64)) {
                             *byte = 0;
@@ -209,6 +230,7 @@ impl Model {
                 generation: Generation(chunk.generation),
                 version: version(chunk.counter),
                 len: chunk.bytes.len() as u32,
+                stored: chunk.stored.len() as u32,
                 damaged: false,
             };
             prop_assert_eq!(store.state(at), Some(state));
@@ -216,6 +238,13 @@ impl Model {
                 content(store, at) == Ok(chunk.bytes.clone()),
                 "content of {}",
                 at
+            );
+            let first = probe / BLOCK;
+            let next = |stored| store.find_block(at, first, stored).expect("looks");
+            prop_assert_eq!(next(true), chunk.stored.range(first..).next().copied());
+            prop_assert_eq!(
+                next(false),
+                (first..).find(|block| !chunk.stored.contains(block))
             );
             let image = store.image(at).expect("reads").expect("is there");
             prop_assert_eq!(&image.records, &chunk.records);

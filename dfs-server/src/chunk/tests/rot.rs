@@ -162,6 +162,7 @@ fn a_missing_file_is_rot_and_a_missing_row_of_an_unsynced_chunk_is_not() {
                 offset: 0,
                 data: &data,
                 checksums: &block_checksums(0, &data),
+                holes: &[],
                 last: true,
             })
             .expect("installs");

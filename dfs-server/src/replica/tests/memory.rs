@@ -269,6 +269,7 @@ impl MemoryStore {
                 len: chunk.bytes.len() as u32,
                 records: chunk.records.values().copied().collect(),
                 checksums: read.checksums,
+                holes: Vec::new(),
             },
             None => ChunkImage {
                 floor,
@@ -277,6 +278,7 @@ impl MemoryStore {
                 len: 0,
                 records: Vec::new(),
                 checksums: Vec::new(),
+                holes: Vec::new(),
             },
         };
         Ok(DiskDone::Image(image, payload))

@@ -167,7 +167,7 @@ impl Client {
             nanoseconds: s.now.subsec_nanos(),
         };
         if let Some(data) = &mut self.files[file].data {
-            data.wrote(end, now, s.now.as_nanos() as u64);
+            data.wrote(0, end, now, s.now.as_nanos() as u64);
         }
     }
 }

@@ -174,6 +174,7 @@ impl Disk {
             len: stored.bytes.len() as u32,
             records: stored.records.values().copied().collect(),
             checksums: block_checksums(offset, part),
+            holes: Vec::new(),
         };
         Ok(DiskDone::Image(image, Payload::copy_from(part)))
     }

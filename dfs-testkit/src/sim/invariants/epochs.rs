@@ -21,6 +21,7 @@ impl Admission {
             Request::Write(r) => (r.group, r.epoch),
             Request::Sync(r) => (r.group, r.epoch),
             Request::Find(r) => (r.group, r.epoch),
+            Request::Stored(r) => (r.group, r.epoch),
             Request::Forward(r) => (r.group, r.epoch),
             Request::Marks(r) => (r.group, r.epoch),
             Request::List(r) => (r.group, r.epoch),

@@ -300,12 +300,18 @@ impl Fake {
         if held != Some(&(request.grant, LeaseKind::Exclusive)) {
             return Err(ErrorCode::StaleGrant.into());
         }
-        let SizeTimes { size, modified, .. } = request.push;
+        let SizeTimes {
+            size,
+            sparse,
+            modified,
+            ..
+        } = request.push;
         let attr = state
             .inodes
             .get_mut(&request.inode)
             .ok_or(ErrorCode::Stale)?;
         attr.size = size;
+        attr.sparse |= sparse;
         attr.modified = modified.unwrap_or(attr.modified);
         let attr = *attr;
         state.pushes += 1;
@@ -507,6 +513,7 @@ impl Fake {
             Mutation::SetSize { inode, size, .. } => {
                 let attr = state.inodes.get_mut(&inode).ok_or(ErrorCode::Stale)?;
                 let shrinks = size < attr.size;
+                attr.sparse |= grows_hole(attr.size, size);
                 attr.size = size;
                 if shrinks {
                     attr.generation = attr.generation.next();
@@ -523,6 +530,7 @@ impl Fake {
             Mutation::Punch { inode, from, to } => {
                 let attr = state.inodes.get_mut(&inode).ok_or(ErrorCode::Stale)?;
                 attr.generation = attr.generation.next();
+                attr.sparse = true;
                 let attr = *attr;
                 state.punch(&attr, from..to);
                 Mutated {
@@ -610,6 +618,7 @@ fn new_file(inode: InodeId, mode: u16) -> FileAttr {
         gid: 0,
         device: 0,
         size: 0,
+        sparse: false,
         accessed: Timestamp::default(),
         modified: Timestamp::default(),
         changed: Timestamp::default(),

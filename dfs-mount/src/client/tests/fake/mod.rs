@@ -6,7 +6,7 @@ mod directory;
 mod servers;
 
 use crate::client::guard::lock;
-use dfs_proto::attr::{FileAttr, FileKind, Keep, SizeTimes, StatFs, Timestamp};
+use dfs_proto::attr::{FileAttr, FileKind, Keep, SizeTimes, StatFs, Timestamp, grows_hole};
 use dfs_proto::cluster::{ClusterMap, GroupEntry, ServerEntry};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::*;
@@ -50,6 +50,8 @@ pub(super) struct State {
     pub(super) map: ClusterMap,
     chunks: BTreeMap<ChunkKey, Chunk>,
     pub(super) writes: u64,
+    /// How often a group was asked what it stores.
+    pub(super) measured: u64,
     pub(super) recalls: u64,
     pub(super) reclaimed: Vec<Reclaim>,
     /// Sessions that have not told the present leader what they hold.

@@ -1,6 +1,7 @@
 //! The file servers of the cluster in memory.
 
 use super::*;
+use std::cmp::Ordering;
 
 /// All servers look at the same chunks: replication is not the client's business.
 pub(super) struct Server(pub(super) ServerId, pub(super) Arc<Fake>);
@@ -34,6 +35,11 @@ impl Service for Server {
                 let found = incoming.decode::<FindChunks>().and_then(|r| self.find(&r));
                 incoming.answer::<FindChunks>(found, Payload::default());
             }
+            MeasureStored::METHOD => {
+                let request = incoming.decode::<MeasureStored>();
+                let measured = request.and_then(|r| self.measure(&r));
+                incoming.answer::<MeasureStored>(measured, Payload::default());
+            }
             _ => incoming.refuse_unknown(),
         }
     }
@@ -51,20 +57,56 @@ impl Server {
         Ok(())
     }
 
+    /// Chunks that a group has of an inode, with the bytes that they store: whole blocks from the
+    /// start on, as far as anybody has written.
+    fn stored(&self, state: &State, inode: InodeId, group: GroupId) -> Vec<(ChunkIndex, u32)> {
+        let there = state.chunks.iter().filter(|(key, chunk)| {
+            let of = state.inodes[&key.inode].layout.group_of(key.index);
+            (key.inode, of) == (inode, group) && chunk.version != Version::HOLE
+        });
+        let bytes = |chunk: &Chunk| chunk.bytes.len().next_multiple_of(4096) as u32;
+        there
+            .map(|(key, chunk)| (key.index, bytes(chunk)))
+            .collect()
+    }
+
     fn find(&self, request: &FindChunks) -> Result<FoundChunks> {
         let state = lock(&self.1.state);
         self.check(&state, request.group, request.epoch)?;
-        let there = state.chunks.iter().filter(|(key, chunk)| {
-            let group = state.inodes[&key.inode].layout.group_of(key.index);
-            (key.inode, group) == (request.inode, request.group)
-                && key.index >= request.from
-                && chunk.version != Version::HOLE
-        });
-        let mut chunks: Vec<ChunkIndex> = there.map(|(key, _)| key.index).collect();
-        let all = chunks.len();
-        chunks.truncate(request.items_max as usize);
-        let end = chunks.len() == all;
-        Ok(FoundChunks { chunks, end })
+        let mut answer = FoundChunks {
+            whole: Vec::new(),
+            found: None,
+            end: true,
+        };
+        for (index, stored) in self.stored(&state, request.inode, request.group) {
+            let from = match index.cmp(&request.from) {
+                Ordering::Less => continue,
+                Ordering::Equal => request.offset,
+                Ordering::Greater => 0,
+            };
+            let at = match request.seek {
+                Seek::Data => (from < stored).then_some(from),
+                Seek::Hole => (stored < request.chunk_bytes).then_some(from.max(stored)),
+            };
+            match at {
+                Some(at) => {
+                    answer.found = Some((index, at));
+                    break;
+                }
+                None if request.seek == Seek::Hole => answer.whole.push(index),
+                None => {}
+            }
+        }
+        Ok(answer)
+    }
+
+    fn measure(&self, request: &MeasureStored) -> Result<StoredMeasured> {
+        let mut state = lock(&self.1.state);
+        self.check(&state, request.group, request.epoch)?;
+        state.measured += 1;
+        let stored = self.stored(&state, request.inode, request.group);
+        let bytes = stored.into_iter().map(|(_, bytes)| u64::from(bytes)).sum();
+        Ok(StoredMeasured { bytes })
     }
 
     fn read(&self, request: &ReadChunk) -> Result<(ChunkRead, Payload)> {
