@@ -9,12 +9,16 @@
 //! descriptions (flock, OFD) they are the callers' problem, as locally: any thread that shares the
 //! description may open the circle.
 
+mod circles;
+mod place;
+
 use super::lock_ranges::LockRanges;
 use super::wait_graph;
 use dfs_proto::ids::{InodeId, Sequence, SessionId};
 use dfs_proto::limits::LOCK_WAITERS_MAX;
-use dfs_proto::lock::{HeldLock, LockHolder, LockKind, LockRange, LockSpace};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use dfs_proto::lock::{HeldLock, LockHolder, LockRange, LockSpace};
+use place::{Holding, InodeLocks, Turn, Waiter, in_the_way};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Names a wait: the sequence of the request that began it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -51,27 +55,6 @@ pub struct LockGrant {
     pub inode: InodeId,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Waiter {
-    key: WaitKey,
-    lock: HeldLock,
-    /// Goes ahead of earlier waiters, since order would be a deadlock.
-    skips: bool,
-}
-
-/// What one owner holds in one place.
-#[derive(Debug)]
-struct Holding {
-    space: LockSpace,
-    ranges: LockRanges,
-}
-
-#[derive(Default, Debug)]
-struct InodeLocks {
-    held: BTreeMap<LockHolder, Holding>,
-    queue: VecDeque<Waiter>,
-}
-
 /// What can conflict: the flocks of an inode, or (`true`) its byte ranges.
 type Place = (InodeId, bool);
 
@@ -85,59 +68,13 @@ pub struct LockTable {
     places: BTreeMap<Place, InodeLocks>,
     /// Where each owner holds something, and where a session does.
     held: BTreeMap<LockHolder, BTreeSet<Place>>,
-    waits: BTreeMap<WaitKey, (Place, LockHolder)>,
+    waits: BTreeMap<WaitKey, (Place, LockHolder, Turn)>,
     waits_of: BTreeMap<LockHolder, BTreeSet<WaitKey>>,
+    turns: Turn,
 }
 
 /// Most locks of one owner on one inode: a bound for memory, far above what programs use.
 const OWNER_RANGES_MAX: usize = 65_536;
-
-fn opposes(kind: LockKind, other: LockKind) -> bool {
-    kind == LockKind::Exclusive || other == LockKind::Exclusive
-}
-
-impl InodeLocks {
-    /// Owners of locks that stand against this one.
-    fn opponents(&self, lock: &HeldLock) -> impl Iterator<Item = (LockHolder, LockSpace)> {
-        let lock = *lock;
-        self.held
-            .iter()
-            .filter(move |(holder, held)| {
-                let stands = held.ranges.first_conflict(lock.range, lock.kind);
-                **holder != lock.holder && stands.is_some()
-            })
-            .map(|(holder, held)| (*holder, held.space))
-    }
-
-    fn is_opposed(&self, lock: &HeldLock) -> bool {
-        self.opponents(lock).next().is_some()
-    }
-
-    /// Owners of waits before position `end` that this lock has to let go first. One that stands
-    /// for all before it ends the list: reachability is all that counts.
-    fn ahead_of(&self, lock: &HeldLock, end: usize) -> Vec<LockHolder> {
-        let mut owners = Vec::new();
-        for waiter in self.queue.iter().take(end).rev() {
-            if !in_the_way(&waiter.lock, lock) {
-                continue;
-            }
-            owners.push(waiter.lock.holder);
-            let covers = waiter.lock.range.start <= lock.range.start
-                && waiter.lock.range.last >= lock.range.last;
-            if covers && waiter.lock.kind == LockKind::Exclusive && !waiter.skips {
-                break;
-            }
-        }
-        owners
-    }
-}
-
-/// Whether an earlier wait for `first` goes before `second`.
-fn in_the_way(first: &HeldLock, second: &HeldLock) -> bool {
-    first.holder != second.holder
-        && first.range.overlaps(&second.range)
-        && opposes(first.kind, second.kind)
-}
 
 impl LockTable {
     /// Sets a lock, or waits for it. Waits of others that this ends (a downgrade, a lost flock)
@@ -158,15 +95,18 @@ impl LockTable {
         if converts && opposed {
             // flock(2): a conversion that can't be had at once has lost the old lock.
             self.drop_held(place, lock.holder, LockRange::WHOLE);
-            self.grant_waiting(place, grants);
+            self.grant_waiting(place, LockRange::WHOLE, grants);
             opposed = self.places.entry(place).or_default().is_opposed(&lock);
         }
         let at = self.places.entry(place).or_default();
         let may_pass = converts && !opposed;
-        let behind = request.wait && !may_pass && !at.ahead_of(&lock, at.queue.len()).is_empty();
+        let behind = request.wait && !may_pass && !at.ahead_of(&lock, Turn::MAX).is_empty();
         if !opposed && !behind {
-            self.hold(place, &lock);
-            self.grant_waiting(place, grants);
+            let converts = self.hold(place, &lock);
+            if converts {
+                // Others may share what was exclusive.
+                self.grant_waiting(place, lock.range, grants);
+            }
             return SetAnswer::Done;
         }
         if !request.wait {
@@ -192,27 +132,19 @@ impl LockTable {
             lock: request.lock,
             skips: false,
         };
-        self.places
-            .entry(place)
-            .or_default()
-            .queue
-            .push_back(waiter);
-        self.waits.insert(request.key, (place, holder));
+        self.turns += 1;
+        let queue = &mut self.places.entry(place).or_default().queue;
+        queue.insert(self.turns, waiter);
+        self.waits.insert(request.key, (place, holder, self.turns));
         self.waits_of.entry(holder).or_default().insert(request.key);
-        // Nobody can wait for one who neither holds nor waits for anything else.
-        let alone = !self.held.contains_key(&holder)
-            && self
-                .waits_of
-                .get(&holder)
-                .is_none_or(|waits| waits.len() == 1);
-        if alone {
+        if !self.may_be_waited_for(holder) {
             return SetAnswer::Queued;
         }
         let deadlock = request.lock.space == LockSpace::Posix
             && wait_graph::circle(holder, |h| self.blocked_process(h)).is_some();
         if deadlock {
             self.unwait(request.key);
-            self.grant_waiting(place, grants);
+            self.grant_waiting(place, request.lock.range, grants);
             return SetAnswer::Deadlock;
         }
         self.let_pass_what_order_would_deadlock(holder, grants);
@@ -235,17 +167,17 @@ impl LockTable {
         let place = place_of(inode, space);
         let dropped = self.drop_held(place, holder, range);
         if dropped {
-            self.grant_waiting(place, grants);
+            self.grant_waiting(place, range, grants);
         }
         dropped
     }
 
     /// Ends a wait; `false` if there is none (granted already, or unknown).
     pub fn cancel(&mut self, key: WaitKey, grants: &mut Vec<LockGrant>) -> bool {
-        let Some(place) = self.unwait(key) else {
+        let Some((place, range)) = self.unwait(key) else {
             return false;
         };
-        self.grant_waiting(place, grants);
+        self.grant_waiting(place, range, grants);
         true
     }
 
@@ -256,13 +188,9 @@ impl LockTable {
 
     /// All locks and waits of the session go.
     pub fn end_session(&mut self, session: SessionId, grants: &mut Vec<LockGrant>) {
-        let waits: Vec<WaitKey> = self
-            .waits
-            .keys()
-            .filter(|key| key.session == session)
-            .copied()
-            .collect();
-        let mut places: BTreeSet<Place> = waits.iter().filter_map(|k| self.unwait(*k)).collect();
+        let waits: Vec<WaitKey> = self.waits_by(session).collect();
+        let left = waits.iter().filter_map(|key| self.unwait(*key));
+        let mut places: BTreeSet<Place> = left.map(|(place, _)| place).collect();
         let owners: Vec<(LockHolder, Place)> = self
             .held_by(session)
             .flat_map(|(holder, at)| at.iter().map(move |place| (*holder, *place)))
@@ -272,7 +200,7 @@ impl LockTable {
             places.insert(place);
         }
         for place in places {
-            self.grant_waiting(place, grants);
+            self.grant_waiting(place, LockRange::WHOLE, grants);
         }
     }
 
@@ -319,8 +247,19 @@ impl LockTable {
     pub fn blocking_sessions(&self) -> BTreeSet<SessionId> {
         let mut sessions = BTreeSet::new();
         for at in self.places.values() {
-            for waiter in &at.queue {
-                sessions.extend(at.opponents(&waiter.lock).map(|(holder, _)| holder.session));
+            let mut unseen: BTreeSet<SessionId> = match at.queue.is_empty() {
+                true => continue,
+                false => at.held.keys().map(|holder| holder.session).collect(),
+            };
+            for waiter in at.queue.values() {
+                if unseen.is_empty() {
+                    break;
+                }
+                for (holder, _) in at.opponents(&waiter.lock) {
+                    if unseen.remove(&holder.session) {
+                        sessions.insert(holder.session);
+                    }
+                }
             }
         }
         sessions
@@ -331,7 +270,7 @@ impl LockTable {
         [false, true].iter().any(|ranges| {
             self.places.get(&(inode, *ranges)).is_some_and(|at| {
                 at.held.keys().any(|h| h.session == session)
-                    || at.queue.iter().any(|w| w.key.session == session)
+                    || at.queue.values().any(|w| w.key.session == session)
             })
         })
     }
@@ -344,12 +283,7 @@ impl LockTable {
             .filter_map(|(holder, place)| self.places.get(place)?.held.get(holder))
             .map(|held| held.ranges.len() as u64)
             .sum();
-        let waits = self
-            .waits
-            .keys()
-            .filter(|key| key.session == session)
-            .count() as u64;
-        (held, waits)
+        (held, self.waits_by(session).count() as u64)
     }
 
     /// Every lock and wait (`true`), of one inode or of all.
@@ -371,7 +305,7 @@ impl LockTable {
                     (*at_inode, lock, false)
                 }));
             }
-            all.extend(at.queue.iter().map(|w| (*at_inode, w.lock, true)));
+            all.extend(at.queue.values().map(|w| (*at_inode, w.lock, true)));
         }
         all
     }
@@ -386,14 +320,27 @@ impl LockTable {
             .take_while(move |(holder, _)| holder.session == session)
     }
 
-    fn hold(&mut self, place: Place, lock: &HeldLock) {
+    /// The waits of a session.
+    fn waits_by(&self, session: SessionId) -> impl Iterator<Item = WaitKey> {
+        let from = WaitKey {
+            session,
+            sequence: Sequence(0),
+        };
+        let waits = self.waits.range(from..).map(|(key, _)| *key);
+        waits.take_while(move |key| key.session == session)
+    }
+
+    /// Tells whether the owner held something there before, which may be less now.
+    fn hold(&mut self, place: Place, lock: &HeldLock) -> bool {
         let at = self.places.entry(place).or_default();
+        let converts = at.held.contains_key(&lock.holder);
         let held = at.held.entry(lock.holder).or_insert_with(|| Holding {
             space: lock.space,
             ranges: LockRanges::default(),
         });
         held.ranges.lock(lock.range, lock.kind, lock.pid);
         self.held.entry(lock.holder).or_default().insert(place);
+        converts
     }
 
     fn drop_held(&mut self, place: Place, holder: LockHolder, range: LockRange) -> bool {
@@ -417,19 +364,19 @@ impl LockTable {
         dropped
     }
 
-    fn unwait(&mut self, key: WaitKey) -> Option<Place> {
-        let (place, holder) = self.waits.remove(&key)?;
+    /// Returns what was waited for.
+    fn unwait(&mut self, key: WaitKey) -> Option<(Place, LockRange)> {
+        let (place, holder, turn) = self.waits.remove(&key)?;
         if let Some(waits) = self.waits_of.get_mut(&holder) {
             waits.remove(&key);
             if waits.is_empty() {
                 self.waits_of.remove(&holder);
             }
         }
-        if let Some(at) = self.places.get_mut(&place) {
-            at.queue.retain(|w| w.key != key);
-        }
+        let at = self.places.get_mut(&place);
+        let waiter = at.and_then(|at| at.queue.remove(&turn))?;
         self.forget_if_idle(place);
-        Some(place)
+        Some((place, waiter.lock.range))
     }
 
     fn forget_if_idle(&mut self, place: Place) {
@@ -442,132 +389,40 @@ impl LockTable {
         }
     }
 
-    /// Grants in order what nothing held and no earlier waiter stands against.
-    fn grant_waiting(&mut self, place: Place, grants: &mut Vec<LockGrant>) {
-        while let Some(waiter) = self.first_grantable(place) {
-            self.unwait(waiter.key);
-            self.hold(place, &waiter.lock);
-            grants.push(LockGrant {
-                key: waiter.key,
-                inode: place.0,
-            });
+    /// Grants in order what nothing held and no earlier waiter stands against, after locks or waits in
+    /// `freed` have gone: who wants nothing there waits for what it waited for before.
+    fn grant_waiting(&mut self, place: Place, freed: LockRange, grants: &mut Vec<LockGrant>) {
+        let mut freed = Some(freed);
+        while let Some(range) = freed.take() {
+            let turns = self.places.get(&place).map(|at| at.touched_by(range));
+            for turn in turns.unwrap_or_default() {
+                let Some(waiter) = self.grantable(place, turn) else {
+                    continue;
+                };
+                self.unwait(waiter.key);
+                if self.hold(place, &waiter.lock) {
+                    // It may share now what it had for itself.
+                    let lock = waiter.lock.range;
+                    freed = Some(freed.map_or(lock, |before| LockRange {
+                        start: before.start.min(lock.start),
+                        last: before.last.max(lock.last),
+                    }));
+                }
+                grants.push(LockGrant {
+                    key: waiter.key,
+                    inode: place.0,
+                });
+            }
         }
     }
 
-    fn first_grantable(&self, place: Place) -> Option<Waiter> {
+    /// The waiter of this turn, if nothing stands against it.
+    fn grantable(&self, place: Place, turn: Turn) -> Option<Waiter> {
         let at = self.places.get(&place)?;
-        let mut blocked: Vec<&HeldLock> = Vec::new();
-        // An exclusive wait for the whole file stands before everybody of another owner: then
-        // there is no need to look at all the others ahead.
-        let mut wall: Option<LockHolder> = None;
-        for waiter in &at.queue {
-            if !waiter.skips
-                && (wall.is_some_and(|holder| holder != waiter.lock.holder)
-                    || blocked.iter().any(|b| in_the_way(b, &waiter.lock)))
-            {
-                if wall.is_none() {
-                    blocked.push(&waiter.lock);
-                }
-                continue;
-            }
-            if !at.is_opposed(&waiter.lock) {
-                return Some(*waiter);
-            }
-            blocked.push(&waiter.lock);
-            if waiter.lock.kind == LockKind::Exclusive && waiter.lock.range == LockRange::WHOLE {
-                wall = wall.or(Some(waiter.lock.holder));
-            }
-        }
-        None
-    }
-
-    /// Owners whose held locks this owner's waits stand against.
-    fn blocked_by_held(&self, holder: LockHolder) -> Vec<LockHolder> {
-        self.blocked(holder, |_| true)
-    }
-
-    /// The same of a process that waits for a POSIX lock: what refuses a wait as a deadlock. It
-    /// does not go on through waits for locks of open file descriptions, as on a local file system.
-    fn blocked_process(&self, holder: LockHolder) -> Vec<LockHolder> {
-        self.blocked(holder, |space| space == LockSpace::Posix)
-    }
-
-    fn blocked(&self, holder: LockHolder, counts: impl Fn(LockSpace) -> bool) -> Vec<LockHolder> {
-        let waits = self.waits_of.get(&holder).into_iter().flatten();
-        waits
-            .filter_map(|key| {
-                let (at, position) = self.waiter(*key)?;
-                Some((at, at.queue.get(position)?))
-            })
-            .filter(|(_, waiter)| counts(waiter.lock.space))
-            .flat_map(|(at, waiter)| at.opponents(&waiter.lock).map(|(holder, _)| holder))
-            .collect()
-    }
-
-    /// Owners that this owner's waits stand behind by order.
-    fn blocked_by_order(&self, holder: LockHolder) -> Vec<(WaitKey, LockHolder)> {
-        let mut owners = Vec::new();
-        for key in self.waits_of.get(&holder).into_iter().flatten() {
-            let Some((at, position)) = self.waiter(*key) else {
-                continue;
-            };
-            let Some(waiter) = at.queue.get(position) else {
-                continue;
-            };
-            if !waiter.skips {
-                owners.extend(
-                    at.ahead_of(&waiter.lock, position)
-                        .into_iter()
-                        .map(|h| (*key, h)),
-                );
-            }
-        }
-        owners
-    }
-
-    fn waiter(&self, key: WaitKey) -> Option<(&InodeLocks, usize)> {
-        let (place, _) = self.waits.get(&key)?;
-        let at = self.places.get(place)?;
-        let position = at.queue.iter().position(|w| w.key == key)?;
-        Some((at, position))
-    }
-
-    /// Breaks the circles through `holder` that only the order of waiting closes.
-    fn let_pass_what_order_would_deadlock(
-        &mut self,
-        holder: LockHolder,
-        grants: &mut Vec<LockGrant>,
-    ) {
-        // Each round makes one more wait skip, so the rounds are bounded.
-        loop {
-            let circle = wait_graph::circle(holder, |h| {
-                let mut next = self.blocked_by_held(h);
-                next.extend(self.blocked_by_order(h).into_iter().map(|(_, owner)| owner));
-                next
-            });
-            let Some(circle) = circle else { return };
-            let next_of = |i: usize| circle[(i + 1) % circle.len()];
-            let by_order = circle.iter().enumerate().find_map(|(i, node)| {
-                if self.blocked_by_held(*node).contains(&next_of(i)) {
-                    return None;
-                }
-                let edges = self.blocked_by_order(*node);
-                edges
-                    .into_iter()
-                    .find(|(_, owner)| *owner == next_of(i))
-                    .map(|(key, _)| key)
-            });
-            // A circle of held flocks: the callers' own.
-            let Some(key) = by_order else { return };
-            let Some((place, _)) = self.waits.get(&key).copied() else {
-                return;
-            };
-            if let Some(at) = self.places.get_mut(&place)
-                && let Some(waiter) = at.queue.iter_mut().find(|w| w.key == key)
-            {
-                waiter.skips = true;
-            }
-            self.grant_waiting(place, grants);
-        }
+        let waiter = at.queue.get(&turn)?;
+        let mut earlier = at.queue.range(..turn);
+        let behind =
+            !waiter.skips && earlier.any(|(_, first)| in_the_way(&first.lock, &waiter.lock));
+        (!behind && !at.is_opposed(&waiter.lock)).then_some(*waiter)
     }
 }

@@ -5,6 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A shortest circle through `start`: the nodes on it, beginning with `start`.
 pub(super) fn circle<N: Copy + Ord>(
     start: N,
+    waits_for: impl FnMut(N) -> Vec<N>,
+) -> Option<Vec<N>> {
+    way(start, start, waits_for)
+}
+
+/// A shortest way from `start` to `goal`: the nodes on it, beginning with `start` and without `goal`.
+pub(super) fn way<N: Copy + Ord>(
+    start: N,
+    goal: N,
     mut waits_for: impl FnMut(N) -> Vec<N>,
 ) -> Option<Vec<N>> {
     let mut came_from: BTreeMap<N, N> = BTreeMap::new();
@@ -14,7 +23,7 @@ pub(super) fn circle<N: Copy + Ord>(
         let mut next = Vec::new();
         for node in front {
             for target in waits_for(node) {
-                if target == start {
+                if target == goal {
                     return Some(path(start, node, &came_from));
                 }
                 if seen.insert(target) {

@@ -367,3 +367,46 @@ fn sessions_that_are_waited_for_are_named() {
     let blocking: Vec<SessionId> = bench.table.blocking_sessions().into_iter().collect();
     assert_eq!(blocking, [holder(1).session]);
 }
+
+#[test]
+fn a_circle_of_held_locks_hides_none_that_order_closes() {
+    let mut bench = Bench::default();
+    let (ofd, first, second) = (5, 1, 0);
+    let posix = |owner, kind, range| lock(LockSpace::Posix, owner, kind, range);
+    let open_file = |kind, range| lock(LockSpace::OpenFile, ofd, kind, range);
+    assert_eq!(
+        bench.set(F, open_file(Shared, bytes(5, 11)), false).0,
+        SetAnswer::Done
+    );
+    assert_eq!(
+        bench
+            .set(F, posix(first, Exclusive, bytes(12, 12)), false)
+            .0,
+        SetAnswer::Done
+    );
+    let (queued, wait) = bench.set(F, open_file(Shared, bytes(9, 12)), true);
+    assert_eq!(queued, SetAnswer::Queued);
+    assert_eq!(
+        bench.set(F, posix(second, Shared, bytes(10, 12)), true).0,
+        SetAnswer::Queued
+    );
+    // It waits for the open file, which waits for it: that circle is the callers' own. But it also
+    // stands behind the second process, which waits for it.
+    assert_eq!(
+        bench.set(F, posix(first, Exclusive, bytes(6, 10)), true).0,
+        SetAnswer::Queued
+    );
+    assert!(bench.table.cancel(wait, &mut bench.grants));
+    assert!(bench.grants.is_empty());
+    let held = holder(ofd);
+    let grants = &mut bench.grants;
+    bench
+        .table
+        .unlock(F, LockSpace::OpenFile, held, LockRange::WHOLE, grants);
+    let granted: Vec<SessionId> = grants.iter().map(|grant| grant.key.session).collect();
+    assert_eq!(
+        granted,
+        [holder(first).session],
+        "it goes before the second"
+    );
+}

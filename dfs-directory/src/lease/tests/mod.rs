@@ -4,3 +4,4 @@ mod lease_properties;
 mod leases;
 mod lock_model;
 mod locks;
+mod many_locks;
