@@ -224,7 +224,7 @@ impl Core {
     pub(super) fn present(&mut self, session: SessionId) -> Result<&mut Present> {
         self.sessions
             .get_mut(&session)
-            .ok_or_else(|| ErrorCode::SessionEnded.into())
+            .ok_or_else(|| Error::bare(ErrorCode::SessionEnded).with_detail(session.0))
     }
 }
 

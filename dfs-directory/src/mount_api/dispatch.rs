@@ -1,7 +1,7 @@
 //! From a frame to a handler and back.
 
 use super::MountApi;
-use dfs_proto::error::Result;
+use dfs_proto::error::{ErrorCode, Result};
 use dfs_proto::ids::{GrantId, InodeId, SessionId};
 use dfs_proto::msg::Request;
 use dfs_proto::msg::namespace::{
@@ -32,9 +32,10 @@ impl MountApi {
     {
         match incoming.decode::<R>() {
             Ok(request) => {
-                let answer = handle(self.clone(), request);
+                let (api, answer) = (self.clone(), handle(self.clone(), request));
                 tokio::spawn(async move {
-                    incoming.answer::<R>(answer.await, Payload::default());
+                    let result = api.ends_proven(answer.await).await;
+                    incoming.answer::<R>(result, Payload::default());
                 });
             }
             Err(e) => incoming.refuse(e),
@@ -53,6 +54,7 @@ impl MountApi {
                 let answer = handle(self.clone(), request);
                 tokio::spawn(async move {
                     let (result, delivery) = answer.await;
+                    let result = api.ends_proven(result).await;
                     incoming.answer::<R>(result, Payload::default());
                     api.delivered(delivery);
                 });
@@ -69,7 +71,16 @@ impl MountApi {
         let result = incoming
             .decode::<R>()
             .and_then(|request| handle(self, request));
-        incoming.answer::<R>(result, Payload::default());
+        match result {
+            Err(error) if error.code == ErrorCode::SessionEnded => {
+                let api = self.clone();
+                tokio::spawn(async move {
+                    let result = api.ends_proven(Err(error)).await;
+                    incoming.answer::<R>(result, Payload::default());
+                });
+            }
+            result => incoming.answer::<R>(result, Payload::default()),
+        }
     }
 
     fn acquire(&self, incoming: Incoming) {
@@ -86,6 +97,7 @@ impl MountApi {
                         ));
                         acquire.await
                     };
+                    let result = api.ends_proven(result).await;
                     incoming.answer::<AcquireLease>(result, Payload::default());
                     api.delivered(delivery);
                 });

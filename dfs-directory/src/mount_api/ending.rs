@@ -7,7 +7,7 @@
 //! go on still serves what it has cached until the next one is refused.
 
 use super::{MountApi, next_change};
-use crate::session::{SessionCommand, read};
+use crate::session::{SessionCommand, SessionPhase, read};
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::{InodeId, SessionId};
 use dfs_proto::timing::{RETRY_DELAY_MAX, SESSION_TTL};
@@ -33,6 +33,26 @@ impl MountApi {
             next_change(&mut changes, RETRY_DELAY_MAX).await;
         }
         Ok(())
+    }
+
+    /// That a session has ended is told when it surely has: by who leads, and when the log says so. A
+    /// mount that hears it gives up all it holds, and begins anew. A deposed leader does not know the
+    /// sessions of its successor, and ends others that its successor keeps; whoever asks it is sent on.
+    /// The errors of this leader's memory name their session; those of the log need no proof.
+    pub(super) async fn ends_proven<T>(&self, result: Result<T>) -> Result<T> {
+        let error = match result {
+            Err(error) if error.code == ErrorCode::SessionEnded && error.detail != 0 => error,
+            other => return other,
+        };
+        let session = SessionId(error.detail);
+        let known = self
+            .raft()
+            .read(move |tables| read::session(tables, session))
+            .await?;
+        match known.map(|info| info.phase) {
+            Some(SessionPhase::Alive) => Err(ErrorCode::NotLeader.into()),
+            Some(SessionPhase::Ending | SessionPhase::Ended) | None => Err(error),
+        }
     }
 
     /// Begins the end of a session, once; it goes on in its own task.

@@ -151,7 +151,8 @@ impl MountApi {
             return Err(Error::new(
                 ErrorCode::SessionEnded,
                 core.ended.read(session),
-            ));
+            )
+            .with_detail(session.0));
         }
         Ok(core)
     }

@@ -63,7 +63,8 @@ impl MountApi {
                     return Err(Error::new(
                         ErrorCode::SessionEnded,
                         format!("{session} is ending"),
-                    ));
+                    )
+                    .with_detail(session.0));
                 }
             } else {
                 log::info!(

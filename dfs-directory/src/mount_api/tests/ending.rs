@@ -2,7 +2,7 @@
 
 use super::harness::{Directory, OnRecall, run, until};
 use crate::namespace::NamespaceCommand;
-use crate::session::read;
+use crate::session::{SessionCommand, read};
 use crate::state::Change;
 use dfs_proto::error::ErrorCode;
 use dfs_proto::lock::LockKind::Exclusive;
@@ -232,5 +232,25 @@ fn records_of_files_that_are_no_longer_used_are_dropped() {
         b.heartbeat().await.expect("alive");
         a.lease(file, LeaseKind::Exclusive).await.expect("granted");
         assert_eq!(records().expect("read").len(), 2);
+    });
+}
+
+#[test]
+fn a_session_has_ended_when_the_log_says_so() {
+    run(async {
+        let directory = Directory::start().await;
+        let a = directory.mount().await;
+        let file = a.file("f").await;
+        // As a leader does that has been deposed, and can log nothing any more.
+        assert!(directory.api.core().clock.begin_end(a.session));
+        let refused = a.heartbeat().await.expect_err("not served");
+        assert_eq!(refused.code, ErrorCode::NotLeader);
+        let refused = a.lease(file, LeaseKind::Shared).await;
+        assert_eq!(refused.expect_err("not served").code, ErrorCode::NotLeader);
+        let session = a.session;
+        let begin = Change::Session(SessionCommand::BeginEnd { session });
+        directory.raft.commit(begin).await.expect("logged");
+        let ended = a.heartbeat().await.expect_err("ended");
+        assert_eq!(ended.code, ErrorCode::SessionEnded);
     });
 }
