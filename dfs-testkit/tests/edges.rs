@@ -172,11 +172,12 @@ except OSError as e:
 for flag in [os.O_SYNC, os.O_DSYNC]:
     g = os.open('flags', os.O_WRONLY | os.O_APPEND | flag)
     print(os.write(g, b'end'))
+print(os.pwritev(f, [b'!'], 0, os.RWF_APPEND))
 ";
     let said = python(script, a);
-    assert_eq!(said, "3\n3\n3\n3\nOperation not supported\n3\n3\n");
+    assert_eq!(said, "3\n3\n3\n3\nOperation not supported\n3\n3\n1\n");
     let content = fs::read_to_string(b.join("flags")).unwrap();
-    assert_eq!(content, "abcabcabcabcendend");
+    assert_eq!(content, "abcabcabcabcendend!");
 }
 
 /// Loads behind the end of a file that this host has cut are SIGBUS, as are stores.
