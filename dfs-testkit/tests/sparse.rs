@@ -10,6 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 /// Bytes of a chunk of a new cluster, and of what is data or hole as a whole.
 const CHUNK: u64 = 4 << 20;
@@ -96,6 +97,7 @@ fn data_and_holes_are_told_truly() {
     stored_into_a_map(&paths);
     space(&cluster);
     programs(&cluster);
+    restarts(&cluster);
 }
 
 /// A store into a shared map is data before anybody has written it out.
@@ -246,4 +248,38 @@ fn programs(cluster: &Cluster) {
         let [here, there] = [&here, &there].map(|dir| dir.join(name).metadata().unwrap());
         assert_eq!(here.blocks(), there.blocks(), "{name}");
     }
+}
+
+/// Restarts of file servers change nothing of it, and copies that one gets of what it has missed have
+/// the same holes. Three files, one after the other: of each another server is asked.
+fn restarts(cluster: &Cluster) {
+    let mounts = [1, 2].map(|mount| cluster.mount(mount));
+    let files = ["one", "two", "three"].map(|name| (name, open(&mounts[0].join(name))));
+    let write = |offset: u64| {
+        for (_, file) in &files {
+            file.write_all_at(b"data", offset).unwrap();
+        }
+    };
+    let demand = |blocks: u64| {
+        for (name, _) in &files {
+            for mount in &mounts {
+                let stored = mount.join(name).metadata().unwrap().blocks();
+                assert_eq!(stored, blocks * 8, "{name} on {}", mount.display());
+            }
+        }
+    };
+    write(3 * BLOCK);
+    write(CHUNK + 5 * BLOCK);
+    demand(2);
+    cluster.node("kill", "server-1");
+    write(30 * BLOCK);
+    cluster.node("start", "server-1");
+    cluster.wait_healthy(Duration::from_secs(60));
+    cluster.node("stop", "server-2");
+    cluster.node("start", "server-2");
+    cluster.wait_healthy(Duration::from_secs(60));
+    // Nobody remembers what was stored before.
+    write(3 * BLOCK);
+    write(CHUNK + 5 * BLOCK);
+    demand(3);
 }

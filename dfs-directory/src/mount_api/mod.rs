@@ -148,11 +148,10 @@ impl MountApi {
     fn alive(&self, session: SessionId) -> Result<MutexGuard<'_, Core>> {
         let core = self.leading()?;
         if !core.clock.is_alive(session) {
-            return Err(Error::new(
-                ErrorCode::SessionEnded,
-                core.ended.read(session),
-            )
-            .with_detail(session.0));
+            return Err(
+                Error::new(ErrorCode::SessionEnded, core.ended.read(session))
+                    .with_detail(session.0),
+            );
         }
         Ok(core)
     }
