@@ -10,14 +10,14 @@ use std::time::Duration;
 #[derive(Parser, Debug)]
 #[command(name = "dfs-mount", version)]
 struct Arguments {
-    /// Directory service: HOST:PORT[,HOST:PORT...]
+    /// Directory service: HOST:PORT[,HOST:PORT...][/DIR] (only the tree of DIR is mounted)
     directory: String,
 
     /// Where to mount
     mount_point: PathBuf,
 
     /// Options, separated by commas: ro, rw, dev, nodev, suid, nosuid, exec, noexec, noatime,
-    /// allow_other, secret=FILE, log=FILE, io_timeout=SECONDS
+    /// allow_other, secret=FILE, log=FILE, io_timeout=SECONDS, subtree=DIR
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
 
@@ -44,6 +44,8 @@ pub(crate) enum Mode {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Options {
     pub(crate) directories: Vec<String>,
+    /// The dir of the file system that is mounted, from its root on.
+    pub(crate) subtree: PathBuf,
     pub(crate) mount_point: PathBuf,
     pub(crate) mode: Mode,
     pub(crate) read_only: bool,
@@ -106,11 +108,8 @@ fn from_helper(helper: HelperArguments, as_root: bool) -> Result<Task, String> {
 
 /// `sloppy`: options that are not known are passed over.
 fn from_arguments(arguments: Arguments, as_root: bool, sloppy: bool) -> Result<Options, String> {
-    let directories: Vec<String> = arguments
-        .directory
-        .split(',')
-        .map(|a| a.trim().to_owned())
-        .collect();
+    let (addresses, subtree) = split_source(&arguments.directory);
+    let directories: Vec<String> = addresses.split(',').map(|a| a.trim().to_owned()).collect();
     for address in &directories {
         let port = address
             .rsplit_once(':')
@@ -126,6 +125,7 @@ fn from_arguments(arguments: Arguments, as_root: bool, sloppy: bool) -> Result<O
     };
     let mut options = Options {
         directories,
+        subtree: subtree.into(),
         mount_point: arguments.mount_point,
         mode,
         read_only: false,
@@ -145,6 +145,26 @@ fn from_arguments(arguments: Arguments, as_root: bool, sloppy: bool) -> Result<O
         }
     }
     Ok(options)
+}
+
+/// The addresses and the path of `HOST:PORT,HOST:PORT/PATH`; a colon before the path is as good, as
+/// other network file systems have it.
+fn split_source(source: &str) -> (&str, &str) {
+    match source.find('/') {
+        Some(at) => (source[..at].trim_end_matches(':'), &source[at..]),
+        None => (source, "/"),
+    }
+}
+
+impl Options {
+    /// What is mounted, for lists of mounts and for messages.
+    pub(crate) fn source(&self) -> String {
+        let directories = self.directories.join(",");
+        match self.subtree.to_string_lossy().trim_start_matches('/') {
+            "" => directories,
+            path => format!("{directories}/{path}"),
+        }
+    }
 }
 
 /// Takes an option; `false` if it is not known.
@@ -176,6 +196,7 @@ fn apply(options: &mut Options, word: &str, as_root: bool) -> Result<bool, Strin
         ("default_permissions", None) => {}
         ("secret", Some(file)) => options.secret_file = Some(file.into()),
         ("log", Some(file)) => options.log_file = Some(file.into()),
+        ("subtree", Some(dir)) => options.subtree = dir.into(),
         ("io_timeout", Some(seconds)) => {
             let seconds: u64 = seconds
                 .parse()
@@ -255,6 +276,22 @@ mod tests {
             helper(&["h:1", "/mnt", "-o", "rw,remount,ro,user_id=0"]),
             Ok(Task::Remount(_))
         ));
+    }
+
+    #[test]
+    fn a_sub_tree_is_named_in_the_source_or_by_an_option() {
+        for words in [
+            &["h:1,[::1]:2/a/b", "/mnt"][..],
+            &["h:1,[::1]:2:/a/b", "/mnt"],
+            &["h:1,[::1]:2", "/mnt", "-o", "subtree=/a/b"],
+            &["h:1,[::1]:2", "/mnt", "-o", "subtree=a/b"],
+        ] {
+            let o = options(words, true).expect("good");
+            assert_eq!(o.directories, ["h:1", "[::1]:2"]);
+            assert_eq!(o.source(), "h:1,[::1]:2/a/b");
+        }
+        let whole = options(&["h:1/", "/mnt"], true).expect("good");
+        assert_eq!((whole.source(), whole.subtree), ("h:1".into(), "/".into()));
     }
 
     #[test]

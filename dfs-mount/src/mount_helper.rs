@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 #[derive(Parser, Debug)]
 #[command(name = "mount.dfs", version)]
 pub(crate) struct HelperArguments {
-    /// Directory service: HOST:PORT[,HOST:PORT...]
+    /// Directory service: HOST:PORT[,HOST:PORT...][/DIR]
     pub(crate) directory: String,
 
     /// Where to mount

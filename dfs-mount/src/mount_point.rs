@@ -79,21 +79,47 @@ pub(crate) fn prepare(path: &Path, as_root: bool) -> Result<PathBuf, String> {
 /// Whether a mount of ours is at `path`, by the kernel's list: asking the mount itself could
 /// wait for it.
 pub(crate) fn is_mounted(path: &Path) -> bool {
-    let Ok(list) = std::fs::read("/proc/self/mountinfo") else {
-        return false;
-    };
-    list.split(|b| *b == b'\n')
-        .filter_map(parse_mount)
-        .any(|(at, kind)| at == path && kind == TYPE)
+    top_mount(path).is_some()
 }
 
-/// Mount point and type of a line of mountinfo:
+/// The kernel's number of the mount of ours that is at `path`, with nothing mounted over it.
+pub(crate) fn top_mount(path: &Path) -> Option<MountId> {
+    let here = mounts_at(path).pop()?;
+    (here.kind == TYPE).then_some(here.id)
+}
+
+/// Whether this mount is at `path`, also below another one.
+pub(crate) fn is_listed(mount: MountId, path: &Path) -> bool {
+    mounts_at(path).iter().any(|here| here.id == mount)
+}
+
+/// What is mounted at `path`, the topmost last.
+fn mounts_at(path: &Path) -> Vec<Mount> {
+    let list = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = list.split(|b| *b == b'\n').filter_map(parse_mount);
+    mounts.filter(|mount| mount.at == path).collect()
+}
+
+/// A mount in the kernel's list; not used again as long as it is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct MountId(u64);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Mount {
+    id: MountId,
+    at: PathBuf,
+    kind: String,
+}
+
+/// A line of mountinfo:
 /// `ID PARENT MAJ:MIN ROOT MOUNT_POINT OPTIONS [TAGS...] - TYPE SOURCE SUPER_OPTIONS`.
-fn parse_mount(line: &[u8]) -> Option<(PathBuf, String)> {
+fn parse_mount(line: &[u8]) -> Option<Mount> {
     let mut words = line.split(|b| *b == b' ');
-    let at = unescape(words.nth(4)?);
+    let id = MountId(std::str::from_utf8(words.next()?).ok()?.parse().ok()?);
+    let at = unescape(words.nth(3)?);
     words.find(|w| *w == b"-")?;
-    Some((at, String::from_utf8_lossy(words.next()?).into_owned()))
+    let kind = String::from_utf8_lossy(words.next()?).into_owned();
+    Some(Mount { id, at, kind })
 }
 
 /// The kernel writes blanks and backslashes as `\ooo`.
@@ -169,9 +195,10 @@ mod tests {
     #[test]
     fn lines_of_mountinfo_are_read() {
         let line = b"36 35 98:0 / /mnt/a\\040b rw,noatime shared:1 - fuse.dfs host:1 rw";
-        let (at, kind) = parse_mount(line).expect("a line");
-        assert_eq!(at, Path::new("/mnt/a b"));
-        assert_eq!(kind, "fuse.dfs");
+        let mount = parse_mount(line).expect("a line");
+        assert_eq!(mount.id, MountId(36));
+        assert_eq!(mount.at, Path::new("/mnt/a b"));
+        assert_eq!(mount.kind, "fuse.dfs");
         assert_eq!(parse_mount(b""), None);
         assert_eq!(parse_mount(b"36 35 98:0 / /mnt"), None);
     }

@@ -4,6 +4,7 @@
 use crate::cli::{self, Mode, Options, Task};
 use crate::client::{Client, ClientOptions};
 use crate::fuse::{self, MountCaches};
+use crate::mount_point::MountId;
 use crate::{launch, mount_point};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,6 +15,11 @@ use tokio::signal::unix::{SignalKind, signal};
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// At the end: for flushing and ending the session while servers may be away.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(15);
+/// The same while the directory does not answer: nothing can be told, and somebody waits for the end.
+const UNLINKED_DEADLINE: Duration = Duration::from_secs(2);
+/// A mount that was detached serves its open files on; not when the directory is away for so long.
+const DETACHED_PATIENCE: Duration = Duration::from_secs(2);
+const DETACHED_LOOK: Duration = Duration::from_millis(250);
 /// What is logged unless the environment says otherwise.
 const DEFAULT_LOG: &str = "info";
 /// What the kernel reads ahead: one request of the largest size.
@@ -137,13 +143,21 @@ async fn live(
     let client = Client::connect(client_options, caches.for_client(), CONNECT_PATIENCE)
         .await
         .map_err(|e| format!("{}: {e}", options.directories.join(",")))?;
-    let session = match fuse::mount(client.clone(), &caches, options, &at) {
+    let root = match fuse::Root::find(&client, &options.subtree).await {
+        Ok(root) => root,
+        Err(message) => {
+            end_session(&client).await;
+            return Err(message);
+        }
+    };
+    let session = match fuse::mount(client.clone(), &caches, options, (root, &at)) {
         Ok(session) => session,
         Err(message) => {
             end_session(&client).await;
             return Err(message);
         }
     };
+    let mounted = mount_point::top_mount(&at);
     let (ended, served) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("fuse-session".to_owned())
@@ -155,11 +169,7 @@ async fn live(
     // It looks at the mount, which this thread must serve meanwhile.
     let looked_at = at.clone();
     let _ = tokio::task::spawn_blocking(move || set_read_ahead(&looked_at)).await;
-    log::info!(
-        "{} is mounted on {}",
-        options.directories.join(","),
-        at.display()
-    );
+    log::info!("{} is mounted on {}", options.source(), at.display());
     ready();
 
     tokio::select! {
@@ -168,15 +178,20 @@ async fn live(
             if let Ok(Err(e)) = result {
                 log::warn!("{}: the connection to the kernel broke: {e}", at.display());
             }
+            // `umount -f` with files open, or an abort: the connection is gone, the mount is not.
+            if mounted.is_some() && mount_point::top_mount(&at) == mounted {
+                detach(&at, as_root).await;
+            }
+        }
+        () = detached_and_alone(&client, &at, mounted) => {
+            log::warn!(
+                "{}: was detached, and the directory is away: whoever has a file open gets an error",
+                at.display()
+            );
         }
         () = told_to_end() => {
             log::info!("{}: told to end; unmounting", at.display());
-            let detached = at.clone();
-            let done =
-                tokio::task::spawn_blocking(move || mount_point::detach(&detached, as_root)).await;
-            if let Ok(Err(e)) = done {
-                log::error!("{}: can't unmount: {e}", at.display());
-            }
+            detach(&at, as_root).await;
         }
     }
     // Flushes, gives back leases and locks, and ends waiting requests with an error, so that the
@@ -186,12 +201,48 @@ async fn live(
     Ok(())
 }
 
+async fn detach(at: &Path, as_root: bool) {
+    let detached = at.to_owned();
+    let done = tokio::task::spawn_blocking(move || mount_point::detach(&detached, as_root)).await;
+    if let Ok(Err(e)) = done {
+        log::error!("{}: can't unmount: {e}", at.display());
+    }
+}
+
+/// Ends when the mount is not in the list of mounts any more (`umount -l`, `fusermount3 -uz`) and
+/// the directory does not answer: then its open files are of no use, and their users would wait
+/// for ever. The list is read only while the directory is away.
+async fn detached_and_alone(client: &Client, at: &Path, mounted: Option<MountId>) {
+    let Some(mounted) = mounted else {
+        return std::future::pending().await;
+    };
+    let mut alone_since = None;
+    let mut looks = tokio::time::interval(DETACHED_LOOK);
+    loop {
+        looks.tick().await;
+        if client.is_linked() {
+            alone_since = None;
+            continue;
+        }
+        let since = alone_since.get_or_insert_with(tokio::time::Instant::now);
+        if since.elapsed() >= DETACHED_PATIENCE && !mount_point::is_listed(mounted, at) {
+            return;
+        }
+    }
+}
+
 async fn end_session(client: &Client) {
-    match tokio::time::timeout(SHUTDOWN_DEADLINE, client.shutdown()).await {
+    let end = client.shutdown();
+    tokio::pin!(end);
+    let mut ended = tokio::time::timeout(UNLINKED_DEADLINE, &mut end).await;
+    if ended.is_err() && client.is_linked() {
+        ended = tokio::time::timeout(SHUTDOWN_DEADLINE - UNLINKED_DEADLINE, &mut end).await;
+    }
+    match ended {
         Ok(Ok(())) => {}
         Ok(Err(e)) => log::error!("the session did not end cleanly: {e}"),
         Err(_) => log::error!(
-            "the session did not end within {SHUTDOWN_DEADLINE:?}; its locks are free after its TTL"
+            "the session did not end in time, some server does not answer; its locks are free after its TTL"
         ),
     }
 }

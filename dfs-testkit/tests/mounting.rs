@@ -8,9 +8,10 @@ use dfs_testkit::cluster::{Cluster, binary};
 use std::fs;
 use std::process::Command;
 
-/// `$1` a scratch dir, `$2` the program, `$3` the directory's address, `$4` the options.
+/// `$1` a scratch dir, `$2` the program, `$3` the directory's address, `$4` the options, `$5` another
+/// mount.
 const SCRIPT: &str = r#"
-scratch=$1 program=$2 source=$3 options=$4
+scratch=$1 program=$2 source=$3 options=$4 other=$5
 at=$scratch/mnt
 mkdir "$at" "$scratch/layers"
 mount -t tmpfs layers "$scratch/layers"
@@ -50,6 +51,40 @@ has ro; has noexec
 [ "$(tail -n 1 "$at/file")" = again ]
 umount "$at"
 
+echo "a sub-tree" >&2
+mount -t dfs "$source" "$at" -o "$options"
+mkdir -p "$at/outer/inner/deep"
+echo within > "$at/outer/inner/deep/file"
+ln -s /outer "$at/outer/inner/link"
+number=$(stat -c %i "$at/outer/inner")
+umount "$at"
+for how in "$source/outer/inner" "$source:/outer/inner/" "$source -o subtree=/outer/inner"; do
+  # shellcheck disable=SC2086
+  mount -t dfs $how "$at" -o "$options"
+  [ "$(findmnt -n -o SOURCE "$at")" = "$source/outer/inner" ] || findmnt "$at" >&2
+  [ "$(cat "$at/deep/file")" = within ]
+  [ "$(stat -c %i "$at")" = "$number" ]
+  [ "$(ls "$at")" = "deep
+link" ]
+  [ "$(ls -a "$at/.." | grep -c .)" -gt 0 ]
+  # Names in its root are kept and dropped like all others.
+  ls "$at/new" 2>/dev/null && exit 1
+  mkdir "$other/outer/inner/new"
+  [ -d "$at/new" ]
+  chmod 700 "$other/outer/inner"
+  [ "$(stat -c %a "$at")" = 700 ]
+  chmod 755 "$at"
+  [ "$(stat -c %a "$other/outer/inner")" = 755 ]
+  mv "$at/new" "$at/deep/newer"
+  [ ! -e "$other/outer/inner/new" ]
+  rmdir "$other/outer/inner/deep/newer"
+  [ "$(ls "$at/deep")" = file ]
+  umount "$at"
+done
+for wrong in outer/nothing outer/inner/deep/file outer/inner/link ../outer; do
+  refused mount -t dfs "$source/$wrong" "$at" -o "$options"
+done
+
 echo "refusals" >&2
 refused mount -t dfs "$source" "$at" -o "$options,wizard"
 grep -q wizard "$scratch/refused"
@@ -84,6 +119,7 @@ fn mount_mounts_it_like_any_other_file_system() {
         .arg(fs::canonicalize(binary("dfs-mount")).unwrap())
         .arg(cluster.address("directory-1"))
         .arg(options)
+        .arg(cluster.mount(1))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

@@ -139,6 +139,11 @@ impl Client {
         &self.core.data
     }
 
+    /// Whether the directory's leader answers, as far as is known.
+    pub fn is_linked(&self) -> bool {
+        matches!(*self.core.link.borrow(), link::LinkState::Up(_))
+    }
+
     /// The present session, for messages.
     pub async fn session(&self) -> Result<SessionId> {
         Ok(self.core.up().await?.session.id)
@@ -174,6 +179,11 @@ impl Client {
     /// Attributes, always with what the inode takes up.
     pub async fn getattr(&self, inode: InodeId) -> Result<AttrAnswer> {
         self.limited(self.core.getattr_measured(inode)).await
+    }
+
+    /// The directory's present time, as far as this host knows it: that of files.
+    pub fn time(&self) -> Timestamp {
+        self.core.clock.time()
     }
 
     /// Changes attributes, then (if given) the size; through `handle` if the caller named one.

@@ -4,23 +4,20 @@
 use super::attributes::Wanted;
 use super::convert;
 use super::data::IncomingWrite;
-use super::handles::Opened;
 use super::init;
-use super::listing::Listing;
 use super::names::creator;
-use super::serve::{Adapter, inode};
+use super::serve::Adapter;
 use dfs_proto::ids;
 use dfs_proto::payload::Payload;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 impl Filesystem for Adapter {
@@ -33,11 +30,11 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
-        self.caches.told.forgotten(inode(ino), nlookup);
+        self.caches.told.forgotten(self.inode(ino), nlookup);
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.start_getattr(request, inode(ino), reply);
+        self.start_getattr(request, self.inode(ino), reply);
     }
 
     fn setattr(
@@ -70,7 +67,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
-        let (client, ino) = (self.client.clone(), inode(ino));
+        let (client, ino) = (self.client.clone(), self.inode(ino));
         let work = async move { client.readlink(ino).await };
         self.query(request, reply, work, |reply, target| reply.data(&target));
     }
@@ -147,7 +144,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.start_open(request, inode(ino), flags.0, reply);
+        self.start_open(request, self.inode(ino), flags.0, reply);
     }
 
     fn create(
@@ -161,7 +158,7 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let (at, creator) = (
-            (inode(parent), convert::name(name)),
+            (self.inode(parent), convert::name(name)),
             creator(request, umask),
         );
         self.start_create(request, at, creator, mode, flags, reply);
@@ -183,7 +180,7 @@ impl Filesystem for Adapter {
             Some(_) => None,
             None => self
                 .caches
-                .read_arrived(inode(ino), offset, u64::from(size)),
+                .read_arrived(self.inode(ino), offset, u64::from(size)),
         };
         self.start_read(request, self.file(fh), cached, offset, size, reply);
     }
@@ -201,7 +198,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let write = IncomingWrite {
-            inode: inode(ino),
+            inode: self.inode(ino),
             offset,
             data: Payload::copy_from(data),
             launder: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
@@ -246,12 +243,8 @@ impl Filesystem for Adapter {
         self.start_fsync(request, self.file(fh), datasync, reply);
     }
 
-    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let known = self.client.attr_kept(inode(ino)).map(|kept| kept.attr);
-        let listing = Listing::new(inode(ino), known);
-        let listing = Arc::new(tokio::sync::Mutex::new(listing));
-        let number = self.handles.insert(Opened::Dir(listing));
-        reply.opened(FileHandle(number), FopenFlags::empty());
+    fn opendir(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.start_opendir(request, self.inode(ino), reply);
     }
 
     fn readdir(
@@ -262,7 +255,7 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        self.caches.told.listing_taken(inode(ino), fh.0);
+        self.caches.told.listing_taken(self.inode(ino), fh.0);
         self.start_listing(request, fh, offset, reply);
     }
 
@@ -274,8 +267,8 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.caches.told.listing_taken(inode(ino), fh.0);
-        self.start_listing_with_attr(request, inode(ino), fh, offset, reply);
+        self.caches.told.listing_taken(self.inode(ino), fh.0);
+        self.start_listing_with_attr(request, self.inode(ino), fh, offset, reply);
     }
 
     fn releasedir(
@@ -286,8 +279,9 @@ impl Filesystem for Adapter {
         _: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.caches.told.listing_taken(inode(ino), fh.0);
+        self.caches.told.listing_taken(self.inode(ino), fh.0);
         self.handles.remove(fh.0);
+        self.caches.open_dirs.closed(self.inode(ino));
         reply.ok();
     }
 
@@ -308,11 +302,11 @@ impl Filesystem for Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
-        self.start_getxattr(request, inode(ino), name, size, reply);
+        self.start_getxattr(request, self.inode(ino), name, size, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.start_listxattr(request, inode(ino), size, reply);
+        self.start_listxattr(request, self.inode(ino), size, reply);
     }
 
     fn setxattr(
@@ -325,11 +319,11 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.start_setxattr(request, inode(ino), name, value, flags, reply);
+        self.start_setxattr(request, self.inode(ino), name, value, flags, reply);
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.start_removexattr(request, inode(ino), name, reply);
+        self.start_removexattr(request, self.inode(ino), name, reply);
     }
 
     fn getlk(

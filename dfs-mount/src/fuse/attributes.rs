@@ -1,14 +1,16 @@
 //! Attributes: getattr, setattr, statfs.
 
+use super::caller;
 use super::convert;
 use super::privileges::writer;
-use super::serve::{Adapter, inode};
-use crate::client::AttrAnswer;
+use super::serve::Adapter;
+use crate::client::{AttrAnswer, Client};
 use dfs_proto::attr::{SetAttr, SetTime};
-use dfs_proto::error::ErrorCode;
+use dfs_proto::error::{Error, ErrorCode};
 use dfs_proto::ids::InodeId;
 use fuser::{FileHandle, INodeNo, ReplyAttr, ReplyStatfs, Request, TimeOrNow};
 use std::sync::Arc;
+use std::time::Duration;
 
 const STATFS_BLOCK_BYTES: u32 = 4096;
 
@@ -40,6 +42,20 @@ impl Wanted {
     }
 }
 
+/// So long umount(8) waits for what it asks of the mounted dir while the directory is away.
+const UMOUNT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Ends when `thread` is umount(8), which looks at the mounted dir before it unmounts, and the
+/// directory does not answer: it goes on without the answer, and must not wait for it.
+async fn given_up_by_umount(client: Client, thread: u32) {
+    loop {
+        tokio::time::sleep(UMOUNT_PATIENCE).await;
+        if !client.is_linked() && caller::is_named(thread, "umount") {
+            return;
+        }
+    }
+}
+
 impl Adapter {
     /// Answers with attributes.
     pub(super) fn attr(&self) -> impl FnOnce(ReplyAttr, AttrAnswer) + Send + 'static {
@@ -52,13 +68,14 @@ impl Adapter {
         if let Some(kept) = client.attr_kept(ino) {
             return caches.reply_attr(&client, reply, &kept);
         }
-        let handles = self.handles.clone();
-        let work = async move {
+        let mounted_dir = ino == self.root.dir();
+        let unmounting = given_up_by_umount(client.clone(), request.pid());
+        let attributes = async move {
             loop {
                 let answer = match client.getattr(ino).await {
                     // The directory keeps no dirs for those who have them open.
                     Err(e) if e.code == ErrorCode::Stale => {
-                        let removed = handles.removed_dir(ino).await.ok_or(e)?;
+                        let removed = caches.open_dirs.removed(ino, client.time()).ok_or(e)?;
                         return Ok(AttrAnswer::unprotected(removed));
                     }
                     answer => answer?,
@@ -67,6 +84,12 @@ impl Adapter {
                 if !caches.settled(ino).await {
                     return Ok(answer);
                 }
+            }
+        };
+        let work = async move {
+            tokio::select! {
+                answer = attributes => answer,
+                () = unmounting, if mounted_dir => Err(Error::from(ErrorCode::Disconnected)),
             }
         };
         self.query(request, reply, work, self.attr());
@@ -80,7 +103,7 @@ impl Adapter {
         wanted: &Wanted,
         reply: ReplyAttr,
     ) {
-        let (client, caches, ino) = (self.client.clone(), self.caches.clone(), inode(ino));
+        let (client, caches, ino) = (self.client.clone(), self.caches.clone(), self.inode(ino));
         let (set, size) = (wanted.attributes(), wanted.size);
         let handle = handle.map(|fh| self.file(fh)).transpose();
         let writer = writer(request, &Arc::default());
@@ -101,7 +124,13 @@ impl Adapter {
 
     pub(super) fn start_statfs(&self, request: &Request, reply: ReplyStatfs) {
         let client = self.client.clone();
-        let work = async move { client.statfs().await };
+        let unmounting = given_up_by_umount(client.clone(), request.pid());
+        let work = async move {
+            tokio::select! {
+                answer = client.statfs() => answer,
+                () = unmounting => Err(Error::from(ErrorCode::Disconnected)),
+            }
+        };
         self.query(request, reply, work, |reply, space| {
             let block = u64::from(STATFS_BLOCK_BYTES);
             reply.statfs(

@@ -6,6 +6,7 @@
 
 use super::entries::Told;
 use super::notify::Notify;
+use super::open_dirs::OpenDirs;
 use crate::client::filled::{DropId, FilledRanges};
 use crate::client::kernel::{BoxFuture, KernelCache};
 use crate::client::recall::{
@@ -51,6 +52,7 @@ pub(super) struct Caches {
     notify: OnceLock<Arc<Notify>>,
     /// Names and attributes.
     pub(super) told: Told,
+    pub(super) open_dirs: OpenDirs,
     runtime: tokio::runtime::Handle,
     me: Weak<Self>,
 }
@@ -112,6 +114,7 @@ impl Caches {
             state: Mutex::default(),
             notify: OnceLock::new(),
             told: Told::default(),
+            open_dirs: OpenDirs::default(),
             runtime,
             me: me.clone(),
         })

@@ -46,6 +46,12 @@ pub(crate) fn lock_call(thread: u32) -> LockCall {
     LockCall::Hidden
 }
 
+/// Whether the thread has this name, which is its program's unless it has chosen another one.
+pub(crate) fn is_named(thread: u32, name: &str) -> bool {
+    let told = std::fs::read_to_string(format!("/proc/{thread}/comm"));
+    thread != 0 && told.is_ok_and(|told| told.trim_end() == name)
+}
+
 /// What the kernel says of a thread that is not asleep.
 const RUNNING: &str = "running";
 

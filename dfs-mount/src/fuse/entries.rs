@@ -19,12 +19,12 @@ use super::convert;
 use super::notify::Dropped;
 use crate::client::kernel::BoxFuture;
 use crate::client::{AttrAnswer, Client, EntryAnswer};
-use dfs_proto::ids::{InodeId, ROOT};
+use dfs_proto::ids::InodeId;
 use dfs_proto::name::FileName;
 use dfs_proto::timing::{CACHE_RIGHT, DRIFT_MARGIN};
 use fuser::{Errno, Generation, ReplyAttr, ReplyEntry};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 /// Inode numbers are never reused.
@@ -49,6 +49,8 @@ pub(super) struct Told {
     inodes: Mutex<HashMap<InodeId, u64>>,
     /// Listings that may not be taken in yet: dir, handle, when.
     listings: Mutex<BTreeMap<(InodeId, u64), Instant>>,
+    /// The mounted dir, which the kernel has from the beginning; set with the mount.
+    mounted: OnceLock<InodeId>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -56,6 +58,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Told {
+    /// This dir is mounted.
+    pub(super) fn mounted(&self, dir: InodeId) {
+        // There is one mount in a process; the first one stays.
+        let _ = self.mounted.set(dir);
+    }
+
     /// While this lives no right that was looked at goes.
     pub(super) fn reply(&self) -> RwLockReadGuard<'_, ()> {
         self.gate.read().unwrap_or_else(PoisonError::into_inner)
@@ -84,7 +92,7 @@ impl Told {
 
     /// Whether the kernel has the inode, or is about to.
     pub(super) fn may_be_known(&self, inode: InodeId) -> bool {
-        inode == ROOT || lock(&self.inodes).contains_key(&inode)
+        self.mounted.get() == Some(&inode) || lock(&self.inodes).contains_key(&inode)
     }
 
     /// A page of a listing that may be kept goes to the kernel.
@@ -128,6 +136,7 @@ impl Caches {
         match &answer.found {
             Some(found) => {
                 self.told.answered(found.attr.inode);
+                self.open_dirs.told(&found.attr);
                 let attr = convert::attr(found);
                 reply.entry_with_ttls(&client.attr_ttl(found), &ttl, &attr, GENERATION);
             }
@@ -138,6 +147,7 @@ impl Caches {
 
     pub(super) fn reply_attr(&self, client: &Client, reply: ReplyAttr, answer: &AttrAnswer) {
         let _gate = self.told.reply();
+        self.open_dirs.told(&answer.attr);
         reply.attr(&client.attr_ttl(answer), &convert::attr(answer));
     }
 

@@ -1,8 +1,7 @@
 //! Open files and dirs of this mount by the number that the kernel knows them under.
 
 use super::listing::Listing;
-use crate::client::{FileAttr, Handle};
-use dfs_proto::ids::InodeId;
+use crate::client::Handle;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,25 +44,6 @@ impl Handles {
             Some(Opened::Dir(listing)) => Some(listing.clone()),
             _ => None,
         }
-    }
-
-    /// The attributes of a dir that has been removed and is still open. Its handle is busy only
-    /// while it is listed, which a removed dir is not for long.
-    pub(super) async fn removed_dir(&self, dir: InodeId) -> Option<FileAttr> {
-        let open: Vec<_> = self
-            .lock()
-            .values()
-            .filter_map(|opened| match opened {
-                Opened::Dir(listing) => Some(listing.clone()),
-                Opened::File(_) => None,
-            })
-            .collect();
-        for listing in open {
-            if let Some(attr) = listing.lock().await.removed_attr(dir) {
-                return Some(attr);
-            }
-        }
-        None
     }
 
     pub(super) fn remove(&self, number: u64) -> Option<Opened> {

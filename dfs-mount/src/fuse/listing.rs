@@ -4,16 +4,20 @@
 use super::caller::Ends;
 use super::convert;
 use super::entries::GENERATION;
+use super::handles::Opened;
 use super::interrupt::until_interrupted;
 use super::serve::{Adapter, INTERRUPTED, Refuse};
-use crate::client::{Client, ListedEntry};
-use dfs_proto::attr::FileAttr;
-use dfs_proto::error::Result;
+use crate::client::{AttrAnswer, Client, ListedEntry};
+use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::InodeId;
 use dfs_proto::msg::namespace::DirPageEntry;
-use fuser::{Errno, FileHandle, FileType, INodeNo, ReplyDirectory, ReplyDirectoryPlus, Request};
+use fuser::{
+    Errno, FileHandle, FileType, FopenFlags, INodeNo, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyOpen, Request,
+};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Entries asked for at a time: a few of the kernel's buffers.
@@ -35,8 +39,6 @@ pub(super) struct Listing {
     with_attr: bool,
     /// Nothing follows the page.
     end: bool,
-    /// The dir as it was known when it was opened: what is told of it when it is gone.
-    opened_as: Option<FileAttr>,
 }
 
 fn cookie(entry: &DirPageEntry) -> u64 {
@@ -48,22 +50,15 @@ fn cookie(entry: &DirPageEntry) -> u64 {
 }
 
 impl Listing {
-    pub(super) fn new(dir: InodeId, opened_as: Option<FileAttr>) -> Self {
+    pub(super) fn new(dir: InodeId) -> Self {
         Self {
             dir,
-            opened_as,
             page: Vec::new(),
             next: 0,
             at: 0,
             with_attr: false,
             end: false,
         }
-    }
-
-    /// The attributes of a dir that has been removed since it was opened.
-    pub(super) fn removed_attr(&self, dir: InodeId) -> Option<FileAttr> {
-        let known = self.opened_as.filter(|_| self.dir == dir)?;
-        Some(FileAttr { links: 0, ..known })
     }
 
     /// Sees to it that what follows the cookie `from` is in the page, if anything does. A listing
@@ -80,7 +75,12 @@ impl Listing {
         }
         let page = client
             .readdir(self.dir, self.at, PAGE_ENTRIES, with_attr)
-            .await?;
+            .await
+            .map_err(|e| match e.code {
+                // Removed while it is open.
+                ErrorCode::Stale => Error::from(ErrorCode::NotFound),
+                _ => e,
+            })?;
         // A page of nothing that claims to go on would be asked for again for ever.
         self.end = page.end || page.entries.is_empty();
         self.page = page.entries;
@@ -103,6 +103,22 @@ impl Listing {
 }
 
 impl Adapter {
+    pub(super) fn start_opendir(&self, request: &Request, dir: InodeId, reply: ReplyOpen) {
+        let (handles, caches) = (self.handles.clone(), self.caches.clone());
+        let opened = move |reply: ReplyOpen, known: AttrAnswer| {
+            caches.open_dirs.opened(known.attr);
+            let listing = Arc::new(tokio::sync::Mutex::new(Listing::new(dir)));
+            let number = handles.insert(Opened::Dir(listing));
+            reply.opened(FileHandle(number), FopenFlags::empty());
+        };
+        if let Some(kept) = self.client.attr_kept(dir) {
+            return opened(reply, kept);
+        }
+        let client = self.client.clone();
+        let work = async move { client.getattr(dir).await };
+        self.query(request, reply, work, opened);
+    }
+
     pub(super) fn start_listing(
         &self,
         request: &Request,

@@ -4,13 +4,14 @@
 //! | --- | --- |
 //! | `init`, `adapter` | what is agreed on with the kernel; the library's callbacks |
 //! | `serve` | how a request is served |
+//! | `root` | the dir that is mounted |
 //! | `names`, `attributes`, `xattrs`, `listing` | names, attributes, extended ones and ACLs, dirs |
 //! | `data`, `closing` | open files, and the end of them |
 //! | `caches` | the kernel's cached pages: recalls and invalidations |
 //! | `entries`, `notify` | its cached names and attributes; what it is told to drop |
 //! | `locks` | which lock call it is, waiting for locks |
 //! | `caller`, `interrupt`, `privileges` | signals of the calling thread; what it may do |
-//! | `handles` | open files and dirs |
+//! | `handles`, `open_dirs` | open files and dirs; what is told of dirs that are gone |
 //! | `convert` | types of the wire <-> types of the library |
 
 mod adapter;
@@ -28,8 +29,10 @@ mod listing;
 mod locks;
 mod names;
 mod notify;
+mod open_dirs;
 mod privileges;
 mod range_owners;
+mod root;
 mod serve;
 mod xattrs;
 
@@ -45,6 +48,7 @@ use dfs_proto::limits::IO_BYTES_MAX;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use handles::Handles;
 use notify::Notify;
+pub(crate) use root::Root;
 use serve::Adapter;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -90,13 +94,14 @@ pub(crate) fn mount(
     client: Client,
     caches: &MountCaches,
     options: &Options,
-    mount_point: &Path,
+    (root, mount_point): (Root, &Path),
 ) -> Result<BackgroundSession, String> {
     let adapter = Adapter {
         client,
         caches: caches.0.clone(),
         handles: Arc::new(Handles::default()),
         locks: locks::LockCalls::default(),
+        root,
     };
     let say = |e: std::io::Error| {
         let hint = match e.raw_os_error() {
@@ -119,7 +124,8 @@ pub(crate) fn mount(
     };
     let session = session.map_err(say)?;
     let device = session.as_fd().try_clone_to_owned().map_err(say)?;
-    caches.0.attach(Notify::new(device));
+    caches.0.told.mounted(root.dir());
+    caches.0.attach(Notify::new(device, root));
     session.spawn().map_err(say)
 }
 
@@ -172,7 +178,7 @@ fn attach(options: &Options, at: &Path) -> std::io::Result<Option<OwnedFd>> {
     flags.set(MountFlags::NOSUID, !options.suid);
     flags.set(MountFlags::NOEXEC, !options.exec);
     flags.set(MountFlags::NOATIME, options.no_atime);
-    let source = options.directories.join(",");
+    let source = options.source();
     let data = std::ffi::CString::new(data)?;
     let kind = format!("fuse.{}", mount_point::SUBTYPE);
     match mount(source.as_str(), at, kind.as_str(), flags, data.as_c_str()) {
@@ -192,7 +198,7 @@ fn config(options: &Options) -> Config {
     let mut config = Config::default();
     let either = |on: bool, yes: MountOption, no: MountOption| if on { yes } else { no };
     config.mount_options = vec![
-        MountOption::FSName(options.directories.join(",")),
+        MountOption::FSName(options.source()),
         MountOption::Subtype(mount_point::SUBTYPE.to_owned()),
         // The kernel checks permissions, by the attributes that it gets.
         MountOption::DefaultPermissions,

@@ -1,7 +1,7 @@
 //! Names: looking them up, making, moving and removing them.
 
 use super::convert;
-use super::serve::{Adapter, inode};
+use super::serve::Adapter;
 use crate::client::EntryAnswer;
 use dfs_proto::error::{Error, ErrorCode, Result};
 use dfs_proto::ids::InodeId;
@@ -32,9 +32,11 @@ impl Adapter {
     }
 
     pub(super) fn start_lookup(&self, request: &Request, at: Place<'_>, reply: ReplyEntry) {
-        let (client, parent) = (self.client.clone(), inode(at.0));
+        let (client, parent) = (self.client.clone(), self.inode(at.0));
         // Also asked for by NFS export: `..` is no name but a question for the parent.
         let name = match at.1.as_bytes() {
+            // What is above the mounted dir is not mounted.
+            b".." if parent == self.root.dir() => Err(Error::from(ErrorCode::Stale)),
             b".." => Ok(None),
             _ => convert::name(at.1).map(Some),
         };
@@ -57,7 +59,7 @@ impl Adapter {
     ) where
         F: Future<Output = Result<EntryAnswer>> + Send + 'static,
     {
-        let parent = inode(parent);
+        let parent = self.inode(parent);
         self.caches.told.dir_locked(parent);
         let name = convert::name(name);
         let work = async move { make(parent, name?).await };
@@ -116,24 +118,24 @@ impl Adapter {
         to: Place<'_>,
         reply: ReplyEntry,
     ) {
-        self.caches.told.dir_locked(inode(to.0));
-        let (client, ino, parent) = (self.client.clone(), inode(ino), inode(to.0));
+        self.caches.told.dir_locked(self.inode(to.0));
+        let (client, ino, parent) = (self.client.clone(), self.inode(ino), self.inode(to.0));
         let name = convert::name(to.1);
         let work = async move { client.link(ino, parent, name?).await };
         self.change_cached(request, reply, vec![parent, ino], work, self.entry());
     }
 
     pub(super) fn start_unlink(&self, request: &Request, at: Place<'_>, reply: ReplyEmpty) {
-        self.caches.told.dir_locked(inode(at.0));
-        let (client, parent, uid) = (self.client.clone(), inode(at.0), request.uid());
+        self.caches.told.dir_locked(self.inode(at.0));
+        let (client, parent, uid) = (self.client.clone(), self.inode(at.0), request.uid());
         let name = convert::name(at.1);
         let work = async move { client.unlink(parent, name?, uid).await };
         self.change_cached(request, reply, vec![parent], work, |reply, ()| reply.ok());
     }
 
     pub(super) fn start_rmdir(&self, request: &Request, at: Place<'_>, reply: ReplyEmpty) {
-        self.caches.told.dir_locked(inode(at.0));
-        let (client, parent, uid) = (self.client.clone(), inode(at.0), request.uid());
+        self.caches.told.dir_locked(self.inode(at.0));
+        let (client, parent, uid) = (self.client.clone(), self.inode(at.0), request.uid());
         let name = convert::name(at.1);
         let work = async move { client.rmdir(parent, name?, uid).await };
         self.change_cached(request, reply, vec![parent], work, |reply, ()| reply.ok());
@@ -147,10 +149,10 @@ impl Adapter {
         flags: fuser::RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.caches.told.dir_locked(inode(from.0));
-        self.caches.told.dir_locked(inode(to.0));
+        self.caches.told.dir_locked(self.inode(from.0));
+        self.caches.told.dir_locked(self.inode(to.0));
         let client = self.client.clone();
-        let (parent, newparent, uid) = (inode(from.0), inode(to.0), request.uid());
+        let (parent, newparent, uid) = (self.inode(from.0), self.inode(to.0), request.uid());
         let (name, newname) = (convert::name(from.1), convert::name(to.1));
         let work = async move {
             let flags = rename_flags(flags)?;

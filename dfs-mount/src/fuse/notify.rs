@@ -1,6 +1,7 @@
 //! Notifications to the kernel: what it is to drop from its caches. Written to the device as they
 //! are, since the library hides whether the kernel knew the inode at all, and knows no epochs.
 
+use super::root::Root;
 use dfs_proto::ids::InodeId;
 use dfs_proto::name::FileName;
 use std::io;
@@ -26,6 +27,7 @@ pub(super) enum Dropped {
 #[derive(Debug)]
 pub(super) struct Notify {
     device: OwnedFd,
+    root: Root,
     no_epoch: AtomicBool,
 }
 
@@ -43,9 +45,10 @@ fn message(code: i32, parts: &[&[u8]]) -> Vec<u8> {
 
 impl Notify {
     /// `device` is a duplicate of the session's descriptor.
-    pub(super) fn new(device: OwnedFd) -> Self {
+    pub(super) fn new(device: OwnedFd, root: Root) -> Self {
         Self {
             device,
+            root,
             no_epoch: AtomicBool::new(false),
         }
     }
@@ -61,7 +64,7 @@ impl Notify {
         let sent = self.send(
             INVAL_INODE,
             &[
-                &inode.0.to_ne_bytes(),
+                &self.root.number(inode).to_ne_bytes(),
                 &start.to_ne_bytes(),
                 &len.to_ne_bytes(),
             ],
@@ -76,7 +79,7 @@ impl Notify {
         let sent = self.send(
             INVAL_ENTRY,
             &[
-                &dir.0.to_ne_bytes(),
+                &self.root.number(dir).to_ne_bytes(),
                 &(name.len() as u32).to_ne_bytes(),
                 &0u32.to_ne_bytes(),
                 name,

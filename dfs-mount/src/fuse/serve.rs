@@ -8,6 +8,7 @@ use super::convert;
 use super::handles::Handles;
 use super::interrupt::until_interrupted;
 use super::locks::LockCalls;
+use super::root::Root;
 use crate::client::{Client, Handle};
 use dfs_proto::eager::begin;
 use dfs_proto::error::{Error, ErrorCode, Result};
@@ -27,6 +28,7 @@ pub(super) struct Adapter {
     pub(super) caches: Arc<Caches>,
     pub(super) handles: Arc<Handles>,
     pub(super) locks: LockCalls,
+    pub(super) root: Root,
 }
 
 /// A reply that can carry an error.
@@ -59,10 +61,6 @@ refuse!(
     ReplyXattr
 );
 
-pub(super) fn inode(number: INodeNo) -> InodeId {
-    InodeId(number.0)
-}
-
 fn bad_handle() -> Error {
     Error::from(ErrorCode::BadHandle)
 }
@@ -71,6 +69,11 @@ fn bad_handle() -> Error {
 pub(super) const INTERRUPTED: Errno = Errno::EINTR;
 
 impl Adapter {
+    /// The inode that the kernel means.
+    pub(super) fn inode(&self, number: INodeNo) -> InodeId {
+        self.root.inode(number)
+    }
+
     /// Answers with what `work` gives; `work` is dropped when the caller dies.
     pub(super) fn query<T, R: Refuse>(
         &self,

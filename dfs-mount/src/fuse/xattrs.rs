@@ -80,13 +80,13 @@ impl Adapter {
         if self.client.lacks_xattr(ino, &name) {
             return reply.error(Errno::NO_XATTR);
         }
-        let (client, handles) = (self.client.clone(), self.handles.clone());
+        let (client, caches) = (self.client.clone(), self.caches.clone());
         let work = async move {
             match client.get_xattr(ino, name).await {
                 Ok(found) => Ok(Some(found)),
                 // A dir that was removed and is open has none any more.
                 Err(e) if e.code == ErrorCode::Stale => {
-                    handles.removed_dir(ino).await.ok_or(e)?;
+                    caches.open_dirs.removed(ino, client.time()).ok_or(e)?;
                     Ok(None)
                 }
                 Err(e) => Err(e),
@@ -109,12 +109,12 @@ impl Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
-        let (client, handles) = (self.client.clone(), self.handles.clone());
+        let (client, caches) = (self.client.clone(), self.caches.clone());
         let thread = request.pid();
         let work = async move {
             match client.list_xattrs(ino).await {
                 Err(e) if e.code == ErrorCode::Stale => {
-                    handles.removed_dir(ino).await.ok_or(e)?;
+                    caches.open_dirs.removed(ino, client.time()).ok_or(e)?;
                     Ok(Vec::new())
                 }
                 names => names,

@@ -26,7 +26,7 @@ pub(super) enum Touch {
     /// It is a time of this step now.
     Now,
     /// It is that, or what it was: a time of access, which is told to others late and not for
-    /// every read.
+    /// every read; or the time of change of a removed dir, which is when a mount noticed.
     Perhaps,
 }
 
@@ -240,6 +240,11 @@ impl Model {
         let inode = self.at_mut(number);
         inode.names -= 1;
         inode.touch(&[CHANGED]);
+        if matches!(inode.kind, Kind::Dir { .. }) {
+            // Exceptions (docs/semantics.md): what a removed dir shows to those who have it open.
+            inode.touched[CHANGED] = Touch::Perhaps;
+            inode.xattrs.clear();
+        }
         self.forget_unless_used(number);
     }
 

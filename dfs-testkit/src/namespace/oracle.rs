@@ -58,8 +58,16 @@ impl Before {
     fn compare_inode(&self, ours: &Seen, theirs: &Seen, began: Time) -> Result<(), String> {
         let mut alike = theirs.clone();
         (alike.number, alike.times) = (ours.number, ours.times);
+        let removed = ours.is_removed_dir();
+        if removed {
+            // Exception: what a removed dir shows to those who have it open (docs/semantics.md).
+            alike.xattrs.clone_from(&ours.xattrs);
+        }
         if *ours != alike {
             return Err("is another one on the local one".to_owned());
+        }
+        if removed {
+            return Ok(());
         }
         let (our_before, their_before) =
             (self.ours.get(&ours.number), self.theirs.get(&theirs.number));

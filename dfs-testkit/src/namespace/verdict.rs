@@ -2,7 +2,7 @@
 
 use super::call::{Act, Call, Special};
 use super::look::{Look, Seen, Time};
-use super::model::{ACCESSED, Inode, Kind, Model, Number, ROOT, Touch};
+use super::model::{Inode, Kind, Model, Number, ROOT, Touch};
 use super::perform::{device, digest};
 use rustix::fs::FileType;
 use std::collections::BTreeMap;
@@ -202,10 +202,8 @@ impl Inode {
             Touch::Now if !window.holds(seen, window.from) => {
                 Err(format!("is not of this step, {window:?}"))
             }
-            Touch::Perhaps
-                if which == ACCESSED && seen != before && !window.holds(seen, window.began) =>
-            {
-                Err(format!("was {before:?}, and is not of a read"))
+            Touch::Perhaps if seen != before && !window.holds(seen, window.began) => {
+                Err(format!("was {before:?}, and is not of a call"))
             }
             _ => Ok(()),
         }
