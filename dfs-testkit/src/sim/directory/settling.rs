@@ -41,18 +41,21 @@ pub(super) struct Settling(BTreeMap<SessionId, Left>);
 impl Directory {
     /// A session is fenced: its files are settled, then it is over.
     pub(super) fn settle(&mut self, s: &mut Schedule, session: SessionId) {
-        let files: Vec<InodeId> = s.files.iter().map(|(inode, _)| *inode).collect();
-        let held = |inode: &InodeId| {
-            let holder = self.sessions.table.exclusive_holder(*inode);
+        let files = s.files.clone();
+        let held = |inode: InodeId| {
+            let holder = self.sessions.table.exclusive_holder(inode);
             holder.is_some_and(|(holder, _)| holder == session)
         };
-        let inodes: Vec<InodeId> = files.into_iter().filter(held).collect();
+        let files: Vec<_> = files.iter().filter(|(inode, _)| held(*inode)).collect();
+        // Also those that have nobody yet.
+        let groups = files.iter().map(|(_, layout)| layout.groups).max();
+        let inodes: Vec<InodeId> = files.iter().map(|(inode, _)| *inode).collect();
         if inodes.is_empty() {
             return self.finish_end(s, session);
         }
         let left = Left {
             inodes,
-            unasked: self.placed.groups.keys().copied().collect(),
+            unasked: (0..groups.unwrap_or(0)).map(GroupId).collect(),
             called: BTreeSet::new(),
             again: Duration::ZERO,
             ends: BTreeMap::new(),
