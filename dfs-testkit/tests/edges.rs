@@ -23,6 +23,7 @@ fn unusual_calls() {
     limits_of_a_process_hold(&a, &b);
     flags_of_single_writes_are_taken(&a, &b);
     a_map_ends_where_its_file_is_cut(&a);
+    a_file_is_cut_while_what_was_stored_into_its_map_is_not_written_out(&a, &b);
 }
 
 /// RENAME_WHITEOUT is of overlayfs alone; it is refused before anything is moved.
@@ -126,8 +127,9 @@ fn files_end_at_8_eib(a: &Path, b: &Path) {
 }
 
 fn python(script: &str, dir: &Path) -> String {
-    run(Command::new("python3")
-        .args(["-c", script])
+    // A call that hangs is a failure.
+    run(Command::new("timeout")
+        .args(["120", "python3", "-c", script])
         .current_dir(dir))
 }
 
@@ -201,4 +203,40 @@ print(os.WTERMSIG(os.wait()[1]) == signal.SIGBUS)
         );
         assert_eq!(python(&script, a), "True\n", "{touch}");
     }
+}
+
+/// The kernel writes no page out before a truncation is answered: it must not wait for that, also while
+/// another host writes and has this one drop its pages.
+fn a_file_is_cut_while_what_was_stored_into_its_map_is_not_written_out(a: &Path, b: &Path) {
+    let script = "
+import mmap, os
+f = open('cut', 'w+b')
+f.truncate(1 << 20)
+m = mmap.mmap(f.fileno(), 1 << 20)
+for i in range(150):
+    m[5000] = 1 + i
+    m[700000] = 1 + i
+    os.ftruncate(f.fileno(), 300001 + i)
+    assert os.fstat(f.fileno()).st_size == 300001 + i
+    assert m[5000] == 1 + i
+    os.ftruncate(f.fileno(), 1 << 20)
+    assert os.pread(f.fileno(), 1, 700000) == b'\\0'
+print('cut')
+";
+    fs::write(a.join("cut"), "").unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let other = fs::OpenOptions::new().write(true).open(b.join("cut"));
+            let other = other.unwrap();
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                other.write_all_at(b"other", 9000).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(3));
+            }
+        });
+        let cut = python(script, a);
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(cut, "cut\n");
+    });
+    assert_eq!(fs::metadata(b.join("cut")).unwrap().len(), 1 << 20);
 }

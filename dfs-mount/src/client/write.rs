@@ -255,7 +255,9 @@ impl Core {
             return Err(ErrorCode::FileTooLarge.into());
         }
         loop {
-            let right = self.lease(inode, LeaseKind::Exclusive, false).await?;
+            // Until it is answered the kernel writes no page out, and a recall that has it drop them
+            // waits for that: so this goes on under the lease that is being given back.
+            let right = self.lease(inode, LeaseKind::Exclusive, true).await?;
             let Some((layout, _)) = data_of(inode) else {
                 continue;
             };

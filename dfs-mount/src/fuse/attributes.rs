@@ -115,7 +115,12 @@ impl Adapter {
             }
             let answer = client.setattr(ino, handle.as_ref(), set, size).await?;
             if let Some(size) = size {
-                caches.written_beside(ino, size, u64::MAX - size).await;
+                // Not waited for: until this is answered the kernel writes no page of the inode
+                // out, and to drop one that was stored into it has to. What is behind the new end it
+                // drops by itself when it has the answer.
+                tokio::spawn(async move {
+                    caches.written_beside(ino, size, u64::MAX - size).await;
+                });
             }
             Ok(answer)
         };

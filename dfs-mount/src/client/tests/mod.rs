@@ -8,6 +8,7 @@ mod reach;
 mod read_ahead;
 mod seek;
 mod sync;
+mod truncation;
 mod xattrs;
 
 use super::guard::lock;
@@ -41,12 +42,15 @@ struct Kernel {
     names_dropped: Mutex<Vec<(InodeId, Vec<FileName>)>>,
     /// The dirs of each time that all names were dropped.
     all_dropped: Mutex<Vec<Vec<InodeId>>>,
+    /// Data are dropped when this is released.
+    hold_data: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl KernelCache for Kernel {
     fn drop_data(&self, inode: InodeId, rights: OldRights) -> BoxFuture<()> {
         lock(&self.dropped).push((inode, rights));
-        Box::pin(std::future::ready(()))
+        let held = self.hold_data.clone();
+        Box::pin(async move { drop(held.lock().await) })
     }
 
     fn drop_names(&self, dir: InodeId, names: Vec<FileName>) -> BoxFuture<()> {
