@@ -153,7 +153,7 @@ impl Core {
         self.take_right(seen, since, up).await;
         let attr = seen.attr;
         if attr.kind == FileKind::Dir {
-            return Ok(Some(self.dir_answer(attr, since)));
+            return Ok(Some(self.dir_answer(seen, since)));
         }
         let Some(inode) = self.inodes.get(attr.inode) else {
             // Nothing was forgotten in so short a time.
@@ -192,7 +192,11 @@ impl Core {
         }
     }
 
-    pub(super) fn dir_answer(&self, attr: FileAttr, since: Since) -> AttrAnswer {
+    fn dir_answer(&self, Seen { attr, keep }: Seen, since: Since) -> AttrAnswer {
+        if keep != Keep::Dir {
+            // Nor under a right that another answer has brought: this one may be older.
+            return AttrAnswer::unprotected(attr);
+        }
         let mut dirs = lock(&self.dirs);
         dirs.learn_attr(&attr, since.names);
         let right = match dirs.may_keep(attr.inode, since.names) {
@@ -302,7 +306,7 @@ impl Core {
                         };
                         self.take_right(seen, since, &up).await;
                         Some(EntryAnswer {
-                            found: self.listed_answer(attr, since),
+                            found: self.listed_answer(seen, since),
                             names,
                         })
                     }
@@ -319,9 +323,10 @@ impl Core {
     }
 
     /// In a listing attributes may be old, as long as the kernel does not keep them.
-    fn listed_answer(&self, attr: FileAttr, since: Since) -> Option<AttrAnswer> {
+    fn listed_answer(&self, seen: Seen, since: Since) -> Option<AttrAnswer> {
+        let attr = seen.attr;
         if attr.kind == FileKind::Dir {
-            return Some(self.dir_answer(attr, since));
+            return Some(self.dir_answer(seen, since));
         }
         let old = AttrAnswer::unprotected(attr);
         Some(self.file_answer(attr, since).unwrap_or(old))

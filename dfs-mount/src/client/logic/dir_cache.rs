@@ -4,7 +4,9 @@
 //! is held, and if nothing was heard of a change of the dir since the question was *asked*: the
 //! directory tells every change to whoever may have read the state before it, so an answer that
 //! is older than a change was asked for before the change was heard of. Whether the answer or the
-//! news comes first on the wire does not matter.
+//! news comes first on the wire does not matter. An answer that does not bring the right itself, as
+//! that of an own change, counts only if the right was held already when it was asked for: before,
+//! nobody told this mount of anything.
 //!
 //! Moments are counted, not timed: each news raises one counter; a question remembers the count.
 //! The same check guards what the kernel is given to keep (`may_keep`), at the moment of the reply.
@@ -38,6 +40,8 @@ struct Dir {
     /// When something of it changed last.
     changed: u64,
     right: bool,
+    /// When the right came.
+    right_since: u64,
     attr: Option<FileAttr>,
     names: BTreeMap<FileName, Name>,
     /// Names that are not in `names` are absent.
@@ -104,7 +108,11 @@ impl DirCache {
             changed: floor,
             ..Dir::default()
         });
-        at.right = true;
+        if !at.right {
+            self.count += 1;
+            at.right = true;
+            at.right_since = self.count;
+        }
         self.touch(dir);
         true
     }
@@ -188,7 +196,8 @@ impl DirCache {
 
     /// This mount has changed the dir itself, by a request that was asked for then: what the names
     /// are now, and the dir's attributes. Anything that was heard in between may be newer or older
-    /// than that: then nothing is known of them. If it is, the answer of the request may be kept
+    /// than that, and so may what was found out under a right that came in between: then nothing is known
+    /// of them. If it is, the answer of the request may be kept
     /// as if it had been asked for at the moment that is returned.
     pub fn changed_here(
         &mut self,
@@ -198,7 +207,7 @@ impl DirCache {
         asked: Asked,
     ) -> Option<Asked> {
         self.count += 1;
-        let quiet = self.changed_at(dir) <= asked.0;
+        let heard = self.changed_at(dir) > asked.0;
         let count = self.count;
         let Some(at) = self.dirs.get_mut(&dir) else {
             // Questions about it may be under way.
@@ -207,8 +216,8 @@ impl DirCache {
         };
         at.changed = count;
         at.listing = None;
-        at.attr = attr.filter(|_| quiet && at.right);
-        let keeps = quiet && at.right;
+        let keeps = at.right && at.right_since <= asked.0 && !heard;
+        at.attr = attr.filter(|_| keeps);
         for (name, is) in names {
             match keeps {
                 true => self.put(dir, name.clone(), *is),
@@ -501,6 +510,20 @@ mod tests {
         assert!(!cache.granted(D, asked));
     }
 
+    #[test]
+    fn an_own_change_is_not_known_under_a_right_that_came_later() {
+        let mut cache = DirCache::new(100);
+        // "x" is removed here, then made by another mount, which tells nobody: there is no right.
+        let removed = cache.ask();
+        let look = cache.ask();
+        assert!(cache.granted(D, look));
+        cache.learn_name(D, name("y"), Name::Is(G), look);
+        cache.changed_here(D, &[(name("x"), Name::Absent)], Some(test_attr(0)), removed);
+        assert_eq!(is(&mut cache, "x"), Name::Unknown);
+        assert_eq!(is(&mut cache, "y"), Name::Is(G));
+        assert!(cache.attr(D).is_none());
+    }
+
     fn random(state: &mut u64) -> u64 {
         *state ^= *state << 13;
         *state ^= *state >> 7;
@@ -523,7 +546,7 @@ mod tests {
             let mut own: Vec<(&str, Name, Asked)> = Vec::new();
             for step in 0..300 {
                 let text = texts[(random(&mut state) % 3) as usize];
-                match random(&mut state) % 10 {
+                match random(&mut state) % 11 {
                     0..=2 => {
                         right = true;
                         let is = truth.get(text).copied().unwrap_or(Name::Absent);
@@ -547,6 +570,12 @@ mod tests {
                     6 if !news.is_empty() => {
                         let at = random(&mut state) as usize % news.len();
                         cache.changed(D, &[name(news.swap_remove(at))], true);
+                    }
+                    // The right is taken away when the mount has heard that: what is asked for
+                    // meanwhile is under the old one.
+                    10 if right && answers.is_empty() && news.is_empty() => {
+                        cache.changed(D, &[], false);
+                        right = false;
                     }
                     7 => {
                         let is = Name::Is(InodeId(1_000 + step));
