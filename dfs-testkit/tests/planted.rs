@@ -82,14 +82,14 @@ found! {
     a_skipped_epoch_check: SkipEpochCheck, 1;
     forgotten_write_records: ForgetRecords, 14, by clients 14;
     answers_of_a_primary_that_was_voted_out: ServeWhenVotedOut, 15;
-    a_joining_member_promoted_too_early: PromoteEarly, 2;
+    a_joining_member_promoted_too_early: PromoteEarly, 10;
     members_that_are_not_made_equal: SkipEqualising, 3;
     an_epoch_that_serves_before_it_is_effective: ServeBeforeEffective, 1;
     a_sync_that_hides_a_lost_write: HideLostWrites, 131;
     a_failed_sync_answered_as_done: HideFailedSyncs, 16;
     an_adoption_without_the_fences: ForgetFences, 2;
-    an_adoption_while_the_disk_works: AdoptUndrained, 86;
-    writes_in_doubt_that_are_not_remembered: ForgetMarks, 6;
+    an_adoption_while_the_disk_works: AdoptUndrained, 843;
+    writes_in_doubt_that_are_not_remembered: ForgetMarks, 7;
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_cut_that_takes_what_was_written_after_it() {
         around: Around::LateCuts,
         ..Options::default()
     };
-    find("LateCuts", options, 5);
+    find("LateCuts", options, 9);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_witness_that_is_believed_after_a_loss_of_power() {
         around: Around::WitnessBelieved,
         ..Options::default()
     };
-    find("WitnessBelieved", options, 113);
+    find("WitnessBelieved", options, 1610);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_loss_of_power_called_an_orderly_stop() {
         around: Around::CleanAfterPowerLoss,
         ..Options::default()
     };
-    find("CleanAfterPowerLoss", options, 107);
+    find("CleanAfterPowerLoss", options, 1610);
 }
 
 #[test]
