@@ -120,6 +120,11 @@ impl Mount {
             // It came late, and will be lost before it can be used.
             return;
         }
+        if kind == LeaseKind::Exclusive && self.cluster.is_fenced(session) {
+            // It came after the end of its session, of which this mount has not heard: what it writes
+            // is refused everywhere.
+            return;
+        }
         for other in self.cluster.mounts() {
             if other.number == self.number {
                 continue;
