@@ -79,8 +79,8 @@ pub(super) fn check_descriptors(
     before: &BTreeMap<String, Usage>,
     now: &BTreeMap<String, Usage>,
 ) -> Result<()> {
-    // A connection to each other node, made when it is needed first.
-    let more = now.len();
+    // A connection to each other node and one from it, made when they are needed first.
+    let more = 2 * now.len().saturating_sub(1);
     for (node, used) in now {
         let at_rest = before.get(node).map_or(0, |used| used.descriptors);
         if used.descriptors > at_rest + more {
