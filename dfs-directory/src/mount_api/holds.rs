@@ -112,7 +112,7 @@ impl MountApi {
             None => {
                 self.end_wait(token);
                 if let Ok(Some(late)) = granted.try_recv() {
-                    self.give_back(session, inode, late);
+                    self.answer_failed(session, inode, late);
                 }
                 Err(ErrorCode::Interrupted.into())
             }
@@ -140,7 +140,7 @@ impl MountApi {
         self.carry_out(&mut core, effects);
     }
 
-    /// A grant that nobody will hear of.
+    /// A grant of what can have no lease, or is gone: no answer carries it.
     pub(super) fn give_back(&self, session: SessionId, inode: InodeId, granted: Granted) {
         let mut core = self.core();
         let mut effects = Vec::new();

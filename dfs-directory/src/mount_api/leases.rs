@@ -78,7 +78,10 @@ impl MountApi {
                 ));
             }
             Err(e) => {
-                self.give_back(session, inode, granted);
+                match e.code {
+                    ErrorCode::Stale => self.give_back(session, inode, granted),
+                    _ => self.answer_failed(session, inode, granted),
+                }
                 return Err(e);
             }
         };
@@ -116,6 +119,13 @@ impl MountApi {
                 .delivered(self.now(), session, inode, grant, &mut effects);
         }
         self.carry_out(&mut core, effects);
+    }
+
+    /// An answer that carries a grant can't be made. Another one may carry the same grant to the
+    /// same session, so it is not taken back: it is as if this one were lost on its way, and whoever
+    /// needs the lease recalls it from a mount that may not know of it.
+    pub(super) fn answer_failed(&self, session: SessionId, inode: InodeId, granted: Granted) {
+        self.delivered(Delivery(vec![(session, inode, granted.grant)]));
     }
 
     pub(super) async fn release_lease(self, request: ReleaseLease) -> Result<()> {

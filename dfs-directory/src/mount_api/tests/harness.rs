@@ -67,6 +67,8 @@ pub(super) struct Servers {
     pub(super) ends: Mutex<BTreeMap<InodeId, u64>>,
     /// Cuts and fences are asked for, but not made.
     pub(super) away: AtomicBool,
+    /// So many waits for cuts end as if the lead had been lost.
+    pub(super) unproven: AtomicU64,
 }
 
 pub(super) struct Directory {
@@ -227,6 +229,15 @@ fn obedient(
                 .push((inode, generation));
             while cut_by.away.load(Ordering::SeqCst) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let less = |left: u64| left.checked_sub(1);
+            let unproven = &cut_by.unproven;
+            if unproven
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+                .is_ok()
+            {
+                let _ = wait.done.send(Err(ErrorCode::NotLeader.into()));
+                continue;
             }
             let done = NamespaceCommand::CutDone { inode, generation };
             let ended = cut_raft.commit(Change::Namespace(done)).await.map(|_| ());

@@ -1,12 +1,15 @@
 //! Leases between mounts.
 
 use super::harness::{Directory, OnRecall, name, run, until};
+use crate::namespace::NamespaceCommand;
+use crate::state::Change;
 use dfs_proto::attr::{Keep, SizeTimes};
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::ROOT;
 use dfs_proto::msg::namespace::{GetAttr, Lookup};
 use dfs_proto::msg::session::LeaseKind::{Exclusive, Shared};
 use dfs_proto::msg::session::{OpenInode, PushAttr, ReleaseLease};
+use dfs_proto::payload::Payload;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -144,6 +147,48 @@ fn a_push_counts_only_under_the_present_grant() {
         b.lease(file, Exclusive).await.expect("granted");
         let refused = a.call(push(old, 20)).await.expect_err("not any more");
         assert_eq!(refused.code, ErrorCode::StaleGrant);
+    });
+}
+
+#[test]
+fn a_grant_whose_answer_failed_is_still_that_of_another_answer() {
+    run(async {
+        let directory = Directory::start().await;
+        let (a, b) = (directory.mount().await, directory.mount().await);
+        let file = a.file("f").await;
+        let cut = NamespaceCommand::Settle {
+            inode: file,
+            end: 0,
+        };
+        let logged = directory.raft.commit(Change::Namespace(cut)).await;
+        logged.expect("logged");
+        // Both answers wait for the cut; the first one can't be made.
+        directory.servers.unproven.store(1, Ordering::SeqCst);
+        directory.servers.away.store(true, Ordering::SeqCst);
+        let ask = || {
+            let (connection, wants) = (a.connection.clone(), a.wants(file, Exclusive));
+            let deadline = Duration::from_secs(5);
+            tokio::spawn(async move { connection.call(&wants, Payload::default(), deadline).await })
+        };
+        let first = ask();
+        let asked = || directory.servers.cut.lock().expect("unpoisoned").len();
+        until("the first waits for the cut", || asked() == 1).await;
+        let second = ask();
+        let waiting = &directory.api.placement().cuts;
+        until("the second, too", || {
+            waiting.capacity() < waiting.max_capacity()
+        })
+        .await;
+        directory.servers.away.store(false, Ordering::SeqCst);
+        let failed = first.await.expect("no panic").expect_err("unproven");
+        assert_eq!(failed.code, ErrorCode::NotLeader);
+        let (held, _) = second.await.expect("no panic").expect("granted");
+        b.lease(file, Exclusive).await.expect("granted");
+        let recalled = a.kernel.recalled();
+        assert!(
+            recalled.iter().any(|recall| recall.grant == held.grant),
+            "{recalled:?}"
+        );
     });
 }
 
