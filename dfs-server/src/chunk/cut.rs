@@ -34,6 +34,7 @@ impl ChunkStore {
     /// none is left. Durable when it returns.
     pub fn release(&self, group: GroupId) -> Result<(usize, bool)> {
         let _open = self.usable()?;
+        self.installations.give_up(|_, of| of == group);
         let (chunks, end) = self.catalog().list(group, None, BATCH);
         let keys: Vec<ChunkKey> = chunks.into_iter().map(|(key, _)| key).collect();
         self.remove_batch(&keys, |_| true, Vec::new())?;
@@ -82,6 +83,9 @@ impl ChunkStore {
         if raised.is_empty() {
             return Ok(());
         }
+        // An image of before: never installed and cut at once, so this was broken off.
+        self.installations
+            .give_up(|key, group| key.inode == inode && raised.contains(&group));
 
         // Chunks of which a part stays, and those that go as a whole.
         let chunk_bytes = u64::from(layout.chunk_bytes);

@@ -110,6 +110,19 @@ impl Installations {
         })
     }
 
+    /// Gives up what nobody will go on with: the file and its descriptors go at once. Whoever does all
+    /// the same is told to start over.
+    pub(super) fn give_up(&self, goes: impl Fn(ChunkKey, GroupId) -> bool) {
+        let mut table = lock(&self.table);
+        let (given_up, left): (BTreeMap<_, _>, _) = std::mem::take(&mut *table)
+            .into_iter()
+            .partition(|(key, installation)| goes(*key, installation.group));
+        *table = left;
+        drop(table);
+        // Files are removed outside the lock.
+        drop(given_up);
+    }
+
     fn put_back(&self, installation: Installation) {
         let mut table = lock(&self.table);
         let given_up = if table.len() >= INSTALLATIONS_MAX {

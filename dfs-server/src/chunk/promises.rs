@@ -152,6 +152,10 @@ impl ChunkStore {
     /// durable when it returns, or neither.
     pub fn adopt(&self, configs: &[GroupConfig], ended: &[SessionId]) -> Result<()> {
         let _open = self.usable()?;
+        // Copies are made within an epoch.
+        let groups: BTreeSet<GroupId> = configs.iter().map(|config| config.group).collect();
+        self.installations
+            .give_up(|_, group| groups.contains(&group));
         let ticket = {
             let mut promises = self.promises();
             let mut changes = Vec::new();

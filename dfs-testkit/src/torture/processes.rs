@@ -4,6 +4,7 @@ use super::Result;
 use crate::cluster::Cluster;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 
 /// Growth that is not looked at: what fills after the first minute and is bounded. Everywhere the
 /// steps in which an allocator takes memory, for each of its threads; in the directory where each
@@ -11,11 +12,13 @@ use std::fs;
 const SLACK_KIB: u64 = 6 << 10;
 
 /// What a process uses.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Usage {
     /// Anonymous memory; pages of files are the kernel's to take back.
     pub(super) memory_kib: u64,
     pub(super) descriptors: usize,
+    /// What they are.
+    pub(super) open: Vec<String>,
 }
 
 /// What all nodes use now.
@@ -31,16 +34,27 @@ pub(super) fn usage(cluster: &Cluster) -> Result<BTreeMap<String, Usage>> {
             .find_map(|line| line.strip_prefix("RssAnon:"))
             .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
             .ok_or_else(|| format!("{node}: no RssAnon in its status"))?;
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))
-            .map_err(|e| format!("{node}: {e}"))?
-            .count();
+        let open = open_of(pid).map_err(|e| format!("{node}: {e}"))?;
         let used = Usage {
             memory_kib,
-            descriptors,
+            descriptors: open.len(),
+            open,
         };
         all.insert(node.to_owned(), used);
     }
     Ok(all)
+}
+
+/// What the descriptors of a process are, as the kernel names it.
+fn open_of(pid: u32) -> io::Result<Vec<String>> {
+    let mut open = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // One that was closed meanwhile has no name.
+        let target = fs::read_link(entry?.path()).unwrap_or_default();
+        open.push(target.display().to_string());
+    }
+    open.sort();
+    Ok(open)
 }
 
 fn kind(node: &str) -> &str {
@@ -79,14 +93,15 @@ pub(super) fn check_descriptors(
     before: &BTreeMap<String, Usage>,
     now: &BTreeMap<String, Usage>,
 ) -> Result<()> {
-    // A connection to each other node and one from it, made when they are needed first.
-    let more = 2 * now.len().saturating_sub(1);
+    // A connection to each other node, made when it is needed first.
+    let more = now.len();
     for (node, used) in now {
         let at_rest = before.get(node).map_or(0, |used| used.descriptors);
         if used.descriptors > at_rest + more {
             return Err(format!(
-                "{node} has {} descriptors, {at_rest} at rest",
-                used.descriptors
+                "{node} has {} descriptors, {at_rest} at rest: {}",
+                used.descriptors,
+                used.open.join(", ")
             ));
         }
     }

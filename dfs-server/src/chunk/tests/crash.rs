@@ -4,6 +4,7 @@
 
 use super::super::disk::Step;
 use super::*;
+use dfs_proto::cluster::{Equalise, GroupConfig};
 
 const STEPS: [Step; 5] = [
     Step::Created,
@@ -210,6 +211,65 @@ fn an_interrupted_installation_leaves_what_was_there() {
     assert_eq!(left.count(), 0);
     store.install(&part).expect("installs");
     assert_eq!(content(&store, at), Ok(b"after".to_vec()));
+}
+
+#[test]
+fn an_installation_that_nobody_goes_on_with_leaves_nothing() {
+    let dir = scratch();
+    let (store, _) = open(dir.path());
+    let at = key(1, 0);
+    let data = bytes(1, 8192);
+    let image = Image {
+        generation: Generation(0),
+        version: version(5),
+        len: 8192,
+        records: Vec::new(),
+    };
+    let part = |offset: usize| {
+        let data = &data[offset..offset + 4096];
+        store.install(&InstallPart {
+            key: at,
+            group: group_of(at),
+            image: &image,
+            offset: offset as u32,
+            data,
+            checksums: &block_checksums(offset as u32, data),
+            holes: &[],
+            last: offset > 0,
+        })
+    };
+    let left = || {
+        let left = std::fs::read_dir(dir.path().join("install")).expect("lists");
+        left.count()
+    };
+    let config = |epoch| GroupConfig {
+        group: group_of(at),
+        epoch: Epoch(epoch),
+        primary: None,
+        members: Vec::new(),
+        min_in_sync: 1,
+        equalise: Equalise::Marked,
+    };
+    let groups = [group_of(at)];
+    let breaks: [&dyn Fn(); 3] = [
+        &|| store.put_epochs(&[config(7)]).expect("adopts"),
+        &|| {
+            let cut = store.cut(InodeId(1), Generation(1), 0..u64::MAX, LAYOUT, &groups);
+            cut.expect("cuts");
+        },
+        &|| assert_eq!(store.release(group_of(at)).expect("releases"), (0, true)),
+    ];
+    for end in breaks {
+        part(0).expect("begins");
+        assert_eq!(left(), 1);
+        end();
+        assert_eq!(left(), 0);
+        assert!(matches!(part(4096), Err(StoreError::Invalid(_))));
+        part(0).expect("begins again");
+        part(4096).expect("is whole");
+        assert_eq!(left(), 0);
+        store.remove(at).expect("removes");
+    }
 }
 
 #[test]
