@@ -105,6 +105,7 @@ impl Core {
         mutation: Mutation,
     ) -> Result<(Mutated, Since, Arc<Up>, Option<(InodeId, Asked)>)> {
         let since = self.since();
+        lock(&self.dirs).begin_change(&names_of(&mutation));
         match self.mutate(mutation.clone()).await {
             Ok((mutated, up)) => {
                 let names = self.note_change(&mutation, &mutated, since, &up);

@@ -8,6 +8,9 @@
 //! that of an own change, counts only if the right was held already when it was asked for: before,
 //! nobody told this mount of anything.
 //!
+//! Nobody tells this mount of its own changes, either: while one is under way, of two answers the
+//! earlier one may have come last. A name that is being changed here is asked for each time.
+//!
 //! Moments are counted, not timed: each news raises one counter; a question remembers the count.
 //! The same check guards what the kernel is given to keep (`may_keep`), at the moment of the reply.
 
@@ -72,6 +75,8 @@ pub struct DirCache {
     most_names: usize,
     uses: u64,
     by_use: BTreeSet<(u64, InodeId)>,
+    /// Own changes of names that are under way.
+    changing: BTreeMap<(InodeId, FileName), u32>,
 }
 
 impl DirCache {
@@ -85,12 +90,35 @@ impl DirCache {
             most_names,
             uses: 0,
             by_use: BTreeSet::new(),
+            changing: BTreeMap::new(),
         }
     }
 
     /// Before a question is sent.
     pub fn ask(&self) -> Asked {
         Asked(self.count)
+    }
+
+    /// Before a request that changes these names is sent; `changed_here` tells for each of them what
+    /// has come of it.
+    pub fn begin_change(&mut self, names: &[(InodeId, FileName)]) {
+        for key in names {
+            *self.changing.entry(key.clone()).or_default() += 1;
+        }
+    }
+
+    fn end_change(&mut self, dir: InodeId, name: &FileName) {
+        let key = (dir, name.clone());
+        if let Some(more) = self.changing.get_mut(&key) {
+            *more -= 1;
+            if *more == 0 {
+                self.changing.remove(&key);
+            }
+        }
+    }
+
+    fn is_changing(&self, dir: InodeId, name: &FileName) -> bool {
+        !self.changing.is_empty() && self.changing.contains_key(&(dir, name.clone()))
     }
 
     fn changed_at(&self, dir: InodeId) -> u64 {
@@ -126,7 +154,7 @@ impl DirCache {
 
     /// An answer: what a name is. Not kept if it may be of the past.
     pub fn learn_name(&mut self, dir: InodeId, name: FileName, is: Name, asked: Asked) {
-        if !self.may_keep(dir, asked) {
+        if !self.may_keep(dir, asked) || self.is_changing(dir, &name) {
             return;
         }
         self.put(dir, name, is);
@@ -207,6 +235,9 @@ impl DirCache {
         asked: Asked,
     ) -> Option<Asked> {
         self.count += 1;
+        for (name, _) in names {
+            self.end_change(dir, name);
+        }
         let heard = self.changed_at(dir) > asked.0;
         let count = self.count;
         let Some(at) = self.dirs.get_mut(&dir) else {
@@ -278,7 +309,8 @@ impl DirCache {
     /// What is known of a name, and since when.
     pub fn name(&mut self, dir: InodeId, name: &FileName) -> (Name, Asked) {
         let asked = self.ask();
-        let Some(at) = self.dirs.get(&dir).filter(|at| at.right) else {
+        let known = !self.is_changing(dir, name);
+        let Some(at) = self.dirs.get(&dir).filter(|at| at.right && known) else {
             return (Name::Unknown, asked);
         };
         let is = match at.names.get(name) {
@@ -522,6 +554,33 @@ mod tests {
         assert_eq!(is(&mut cache, "x"), Name::Unknown);
         assert_eq!(is(&mut cache, "y"), Name::Is(G));
         assert!(cache.attr(D).is_none());
+    }
+
+    #[test]
+    fn what_is_seen_of_a_name_that_is_being_changed_here_does_not_go_back() {
+        let mut cache = DirCache::new(100);
+        let asked = cache.ask();
+        cache.granted(D, asked);
+        cache.learn_name(D, name("x"), Name::Is(F), asked);
+        let removed = cache.ask();
+        cache.begin_change(&[(D, name("x"))]);
+        let (early, late) = (cache.ask(), cache.ask());
+        // The look of after the removal is answered first.
+        cache.learn_name(D, name("x"), Name::Absent, late);
+        assert_eq!(is(&mut cache, "x"), Name::Unknown, "nor what was kept");
+        cache.learn_name(D, name("x"), Name::Is(F), early);
+        assert_eq!(is(&mut cache, "x"), Name::Unknown);
+        cache.changed_here(D, &[(name("x"), Name::Absent)], None, removed);
+        assert_eq!(is(&mut cache, "x"), Name::Absent);
+        // One that is refused ends as well.
+        let refused = cache.ask();
+        cache.begin_change(&[(D, name("x")), (D, name("y"))]);
+        let unknown = [(name("x"), Name::Unknown), (name("y"), Name::Unknown)];
+        cache.changed_here(D, &unknown, None, refused);
+        let again = cache.ask();
+        cache.learn_name(D, name("x"), Name::Absent, again);
+        assert_eq!(is(&mut cache, "x"), Name::Absent);
+        assert!(cache.changing.is_empty());
     }
 
     fn random(state: &mut u64) -> u64 {

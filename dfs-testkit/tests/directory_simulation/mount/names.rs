@@ -40,6 +40,7 @@ impl Mount {
         loop {
             let since = self.since();
             let stamped = self.begin().await?;
+            self.state().dirs.begin_change(&keys_of(&mutation));
             let invoked = world.now();
             let mutate = |stamp| Mutate {
                 stamp,
@@ -70,7 +71,7 @@ impl Mount {
             world.check(checked);
             self.finish(stamped);
             match answer {
-                Ok(None) => {}
+                Ok(None) => self.nothing_is_known(&mutation, since),
                 Ok(Some((mutated, up))) => {
                     let grants = self.state().grants(&up, since);
                     self.note_change(&mutation, &mutated, since, grants);
@@ -78,14 +79,18 @@ impl Mount {
                 }
                 Err(error) => {
                     // Refused, or in doubt: what was known of the names was wrong, or may be now.
-                    let mut state = self.state();
-                    for (dir, name) in keys_of(&mutation) {
-                        let unknown = [(name, Name::Unknown)];
-                        state.dirs.changed_here(dir, &unknown, None, since.names);
-                    }
+                    self.nothing_is_known(&mutation, since);
                     return Err(error);
                 }
             }
+        }
+    }
+
+    fn nothing_is_known(&self, mutation: &Mutation, since: Since) {
+        let mut state = self.state();
+        for (dir, name) in keys_of(mutation) {
+            let unknown = [(name, Name::Unknown)];
+            state.dirs.changed_here(dir, &unknown, None, since.names);
         }
     }
 
