@@ -3,6 +3,7 @@
 //!
 //! In tests this is also the seam at which an operation is interrupted between two steps.
 
+use super::behind::WriteBehind;
 use super::error::{Result, StoreError};
 use super::file::{ChunkFile, DirectIo};
 use super::witness::Witness;
@@ -57,6 +58,7 @@ pub(super) struct SyncCounts {
 #[derive(Debug)]
 pub(super) struct Disk {
     pub(super) direct: DirectIo,
+    pub(super) behind: WriteBehind,
     failed: OnceLock<String>,
     /// When reads failed.
     unread: Mutex<VecDeque<Instant>>,
@@ -71,6 +73,7 @@ impl Disk {
     pub(super) fn new(witness: Arc<Witness>) -> Self {
         Self {
             direct: DirectIo::allowed(),
+            behind: WriteBehind::new(),
             failed: OnceLock::new(),
             unread: Mutex::default(),
             counts: SyncCounts::default(),

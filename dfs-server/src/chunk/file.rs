@@ -1,10 +1,12 @@
 //! One chunk file: slots and blocks on disk, through the page cache or around it.
 //!
-//! Small accesses are buffered; large aligned ones go around the page cache on a second
-//! descriptor, since filling fresh cache pages costs more than the disk does. The chunk's lock
-//! orders all accesses to one file, so that the two ways never run against each other on one
-//! range; one after the other, the kernel keeps them coherent.
+//! Small accesses are buffered. Large writes leave no pages behind ([`super::behind`]); where that
+//! can't be done they go, as large reads do, around the page cache on a second descriptor, since
+//! filling fresh cache pages costs more than the disk does. The chunk's lock orders all accesses to
+//! one file, so that these ways never run against each other on one range; one after the other, the
+//! kernel keeps them coherent.
 
+use super::behind::WriteBehind;
 use super::slot::{DATA_OFFSET, NoSlot, SLOT_READ_AHEAD, SLOT_SPAN, SLOTS, Slot};
 use dfs_proto::ids::ChunkKey;
 use dfs_proto::limits::BLOCK_BYTES;
@@ -13,8 +15,8 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Accesses below this size are buffered.
 pub(super) const DIRECT_MIN: usize = 64 << 10;
@@ -87,7 +89,7 @@ fn number_of(digits: &str) -> Option<u64> {
 #[derive(Debug)]
 pub(super) struct ChunkFile {
     path: PathBuf,
-    buffered: File,
+    buffered: Arc<File>,
     /// Opened at the first large access.
     direct: OnceLock<Option<File>>,
 }
@@ -103,7 +105,7 @@ impl ChunkFile {
             .open(&path)?;
         Ok(Self {
             path,
-            buffered,
+            buffered: Arc::new(buffered),
             direct: OnceLock::new(),
         })
     }
@@ -112,7 +114,7 @@ impl ChunkFile {
         let buffered = File::options().read(true).write(true).open(&path)?;
         Ok(Self {
             path,
-            buffered,
+            buffered: Arc::new(buffered),
             direct: OnceLock::new(),
         })
     }
@@ -185,16 +187,20 @@ impl ChunkFile {
         Ok(())
     }
 
-    /// Writes whole blocks, given in pieces that follow each other. Says whether the middle one
-    /// went around the page cache.
+    /// Writes whole blocks, given in pieces that follow each other. Says whether the page cache
+    /// does without them.
     pub(super) fn write_blocks(
         &self,
         first: u32,
         pieces: [&[u8]; 3],
+        behind: &WriteBehind,
         switch: &DirectIo,
     ) -> io::Result<bool> {
         let [head, middle, tail] = pieces;
         let offset = offset_of(first);
+        if behind.write(&self.buffered, pieces, offset)? {
+            return Ok(true);
+        }
         let middle_at = offset + head.len() as u64;
         if is_direct_sized(middle.as_ptr(), middle.len())
             && let Some(file) = self.direct(switch)
@@ -369,16 +375,22 @@ mod tests {
     fn both_ways_into_a_file_see_each_other() {
         let dir = tempfile::tempdir().expect("temp dir");
         let file = ChunkFile::create(dir.path().join("f")).expect("creates");
-        let switch = DirectIo::allowed();
+        let (behind, switch) = (WriteBehind::new(), DirectIo::allowed());
         let mut large = PayloadMut::with_len(DIRECT_MIN);
-        large.fill(1);
-        let went = file
-            .write_blocks(0, [&[], &large, &[]], &switch)
+        for way in [&behind, &WriteBehind::refused()] {
+            large.fill(1);
+            let went = file
+                .write_blocks(0, [&[], &large, &[]], way, &switch)
+                .expect("writes");
+            assert_eq!(went, way.is_allowed() || switch.is_allowed());
+            sees(&file, way, &switch);
+        }
+    }
+
+    fn sees(file: &ChunkFile, behind: &WriteBehind, switch: &DirectIo) {
+        file.write_blocks(2, [&[], &[2; BLOCK_BYTES], &[]], behind, switch)
             .expect("writes");
-        assert_eq!(went, switch.is_allowed());
-        file.write_blocks(2, [&[], &[2; BLOCK_BYTES], &[]], &switch)
-            .expect("writes");
-        for direct in [Some(&switch), None] {
+        for direct in [Some(switch), None] {
             let mut read = PayloadMut::with_len(DIRECT_MIN + BLOCK_BYTES);
             read.fill(9);
             file.read_blocks(0, &mut read, direct).expect("reads");

@@ -216,8 +216,13 @@ impl ChunkStore {
             installation.meta.set_block(block, crc32c::crc32c(&tail));
         }
         if let Some(file) = &installation.file {
-            file.write_blocks(first, [&[], middle, &tail], &self.disk.direct)
-                .map_err(|e| self.disk.failed_doing("write to", file.path(), e))?;
+            file.write_blocks(
+                first,
+                [&[], middle, &tail],
+                &self.disk.behind,
+                &self.disk.direct,
+            )
+            .map_err(|e| self.disk.failed_doing("write to", file.path(), e))?;
         }
         let end = first + part.data.len().div_ceil(BLOCK_BYTES) as u32;
         for (from, to) in part.holes {

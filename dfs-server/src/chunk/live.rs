@@ -260,7 +260,7 @@ impl Live {
         }
         let direct = self
             .file
-            .write_blocks(change.first, change.pieces, &disk.direct)
+            .write_blocks(change.first, change.pieces, &disk.behind, &disk.direct)
             .map_err(|e| disk.failed_doing("write to", self.file.path(), e))?;
         let count = change.pieces.iter().map(|p| p.len()).sum::<usize>() / BLOCK_BYTES;
         self.note_cached(change.first, count as u32, !direct);

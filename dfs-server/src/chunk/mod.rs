@@ -10,6 +10,7 @@
 //! decides whether a write is allowed, only whether it can be kept. The formats are described
 //! byte by byte in `docs/storage.md`.
 
+mod behind;
 mod bits;
 mod catalog;
 mod clear;
