@@ -11,6 +11,9 @@
 //! | `event` | what goes in and what comes out |
 //! | `registry` | who is there: connections, signs of life, who counts as gone |
 //! | `slow` | members that hold everybody up, and when they are taken back |
+//! | `pace` | how long it waits for what |
+//! | `decide` | what all that is known asks for, as one command |
+//! | `logging` | the one change that is on its way to the log, and its outcome |
 //! | `drive` | carrying epochs out: adopt, equalise, effective |
 //! | `reach` | who cannot reach whom: suspicions judged together, what mounts say |
 //! | `repair` | who is lost, and when groups move |
@@ -21,9 +24,12 @@
 //! any moment.
 
 pub mod cuts;
+mod decide;
 mod drive;
 mod event;
 pub mod fences;
+mod logging;
+mod pace;
 mod reach;
 mod registry;
 mod repair;
@@ -33,106 +39,24 @@ mod slow;
 mod tests;
 
 pub use event::{Action, Answer, Call, Called, Event, Link, LinkId, Links, Order, Reply, Ticket};
+pub use pace::Pace;
 pub use registry::{Sign, Signs};
 
-use crate::placement::transition::{self, Servers};
-use crate::placement::{self, Conditions, Placed, PlacementCommand, PlacementOutcome};
+use crate::placement::transition;
+use crate::placement::{Conditions, Placed, PlacementCommand};
+use decide::Return;
 use dfs_proto::attr::{StatFs, Timestamp};
-use dfs_proto::cluster::GroupConfig;
-use dfs_proto::error::{Error, ErrorCode, Result};
+use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{Epoch, GroupId, ServerId, ServerRun};
-use dfs_proto::msg::registry::{
-    Heard, ProposeInSync, RegisterServer, ReportSuspect, ServerRegistered, Space,
-};
-use dfs_proto::timing::{LAST_SERVING_WAIT, RETURN_WAIT};
+use dfs_proto::msg::registry::{Heard, ProposeInSync, ReportSuspect, Space};
 use drive::{Drive, Findings};
+use logging::{Logging, Registration};
 use reach::Reach;
 use registry::Registry;
 use slow::SlowServers;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How patient the governor is. The simulation lives faster.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pace {
-    /// Silence, waits and retries are looked at this often.
-    pub tick: Duration,
-    /// Groups get their first members when enough servers are there and no other one has come
-    /// for this long: servers are usually started together, and all of them are to have a share.
-    pub place_after: Duration,
-    /// After this long without a change, groups whose primary is not the preferred one get it
-    /// back, so that a server that was away has its share of the work again.
-    pub quiet: Duration,
-    /// A server that is alive but did not answer is not taken back as joining for this long.
-    pub withhold: Duration,
-    /// A new leader counts nobody as lost before it has led for this long, however long the log
-    /// says that a server was gone: all may have been down, and be coming back.
-    pub returns: Duration,
-    /// Moves of groups are looked for this often.
-    pub repair: Duration,
-    /// Groups that may be on the move at a time.
-    pub moving_max: usize,
-    /// When all has been well for this long, one group moves to where there are few.
-    pub rebalance: Duration,
-    /// All members of a group were gone, and only such are back that may have lost what was not
-    /// synced: the missing ones are waited for this long.
-    pub return_wait: Duration,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            tick: Duration::from_millis(50),
-            place_after: Duration::from_millis(300),
-            quiet: Duration::from_secs(10),
-            withhold: Duration::from_secs(5),
-            returns: Duration::from_secs(60),
-            repair: Duration::from_millis(250),
-            moving_max: 8,
-            rebalance: Duration::from_secs(5),
-            return_wait: LAST_SERVING_WAIT,
-        }
-    }
-}
-
-/// A registration that is not logged yet.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Registration {
-    link: LinkId,
-    request: RegisterServer,
-    ticket: Ticket,
-    /// Its connection has ended meanwhile.
-    closed: bool,
-}
-
-/// What is on its way to the log. One change at a time: the next one is decided on what this one
-/// has made.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-enum Logging {
-    #[default]
-    Nothing,
-    /// The logged state is read, since something that it lacks may be there now.
-    Reading(Registration),
-    Registering(Registration),
-    /// A change that answers these proposals.
-    Changing(Vec<(ProposeInSync, Ticket)>),
-    Effective,
-    /// New homes of groups.
-    Moving,
-    Ordered(Ticket),
-}
-
-/// How long a group waits for those that served last.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Return {
-    /// The first of them was seen.
-    since: Duration,
-    /// For whom it was said that they are waited for.
-    told: Vec<ServerId>,
-    /// A person does not wait any more.
-    go_on: bool,
-}
 
 /// The state machine. Hand it what happened (`take`), then ask what to do (`step`).
 #[derive(Clone, Debug)]
@@ -334,11 +258,6 @@ impl Governor {
         self.out.push(Action::Reply { ticket, reply });
     }
 
-    fn commit(&mut self, what: Logging, command: PlacementCommand) {
-        self.logging = what;
-        self.out.push(Action::Commit(command));
-    }
-
     fn closed(&mut self, link: LinkId, now: Duration) {
         if let Some(run) = self.registry.remove(link, now) {
             log::info!("the connection of {run} has ended");
@@ -405,293 +324,5 @@ impl Governor {
                 self.pending.push((*group, transition::Event::Expel(run)));
             }
         }
-    }
-
-    fn log_registration(&mut self) {
-        let Some(registration) = self.registrations.pop_front() else {
-            return;
-        };
-        if self.placed.format.is_none() {
-            self.logging = Logging::Reading(registration);
-            self.out.push(Action::Read);
-            return;
-        }
-        let request = &registration.request;
-        let command = PlacementCommand::RegisterServer {
-            node: request.node,
-            incarnation: request.incarnation,
-            address: request.address.clone(),
-            past: request.past.clone(),
-            epochs: request.epochs.clone(),
-        };
-        self.commit(Logging::Registering(registration), command);
-    }
-
-    fn log_order(&mut self) {
-        let Some((order, ticket)) = self.orders.pop_front() else {
-            return;
-        };
-        let command = match order {
-            Order::SetLife { server, life } => PlacementCommand::SetLife { server, life },
-            Order::Configure(settings) => PlacementCommand::Configure { settings },
-        };
-        self.commit(Logging::Ordered(ticket), command);
-    }
-
-    /// What was sent to the log has an outcome, or none that is known.
-    fn logged(&mut self, outcome: Result<PlacementOutcome>, placed: Arc<Placed>, now: Duration) {
-        self.placed = placed;
-        let logging = std::mem::take(&mut self.logging);
-        if let Err(e) = &outcome {
-            log::warn!("a change of servers or groups was not logged, again: {e}");
-        }
-        match logging {
-            Logging::Registering(registration) => self.registered(registration, outcome, now),
-            Logging::Changing(proposals) => {
-                match outcome {
-                    Ok(_) => self.answer_proposals(proposals),
-                    Err(e) => {
-                        for (_, ticket) in proposals {
-                            self.reply(ticket, Reply::Done(Err(e.clone())));
-                        }
-                        return;
-                    }
-                }
-                self.changed = now;
-                self.publish = true;
-            }
-            Logging::Effective | Logging::Moving => {
-                self.changed = now;
-                self.publish = true;
-            }
-            Logging::Ordered(ticket) => {
-                let answer = match outcome {
-                    Ok(PlacementOutcome::Unknown) => {
-                        Err(Error::new(ErrorCode::InvalidArgument, "no such server"))
-                    }
-                    Ok(_) => Ok(()),
-                    Err(e) => Err(e),
-                };
-                self.reply(ticket, Reply::Done(answer));
-                self.repair_at = now;
-                self.publish = true;
-            }
-            Logging::Nothing | Logging::Reading(_) => {}
-        }
-    }
-
-    fn registered(
-        &mut self,
-        registration: Registration,
-        outcome: Result<PlacementOutcome>,
-        now: Duration,
-    ) {
-        let Registration {
-            link,
-            request,
-            ticket,
-            closed,
-        } = registration;
-        let server = match outcome {
-            Ok(PlacementOutcome::Registered { server, set_back }) => Ok((server, set_back)),
-            Ok(_) => Err(Error::new(
-                ErrorCode::Internal,
-                "a registration had no server id",
-            )),
-            Err(e) => Err(e),
-        };
-        let answer = server.map(|(server, set_back)| {
-            let run = ServerRun {
-                server,
-                incarnation: request.incarnation,
-            };
-            report_return(run, &request, &set_back);
-            self.registry.add(Link { run, link }, request.space, now);
-            if closed {
-                self.registry.remove(link, now);
-            }
-            self.publish = true;
-            ServerRegistered {
-                server,
-                groups: self.placed.format.map_or(0, |format| format.groups),
-                fenced: self.placed.fenced.clone(),
-            }
-        });
-        if let Err(e) = &answer {
-            log::warn!("a file server was not registered: {e}");
-        }
-        self.reply(ticket, Reply::Registered(answer));
-    }
-
-    /// The changes that all of what is known asks for, as one command.
-    fn decide(&mut self, now: Duration) {
-        let gone = self.registry.gone(&self.placed, now, &mut self.out);
-        self.judge(now);
-        let mut servers = self.registry.servers(&self.placed, &gone, now);
-        self.leave_aside(&mut servers, now);
-        let mut events = std::mem::take(&mut self.pending);
-        events.extend(self.slow.decide(&self.placed, &mut servers, now));
-        events.extend(self.proposals.iter().map(|(p, _)| (p.group, proposal(p))));
-        events.extend(self.over(&servers, now));
-        if now.saturating_sub(self.changed) > self.pace.quiet {
-            let all = self.placed.groups.keys();
-            events.extend(all.map(|group| (*group, transition::Event::Rebalance)));
-            self.changed = now;
-        }
-        let groups = if self.placed.groups.is_empty() {
-            self.first_epochs(&servers, now)
-        } else {
-            placement::plan(&self.placed, &events, &servers)
-        };
-        let proposals = std::mem::take(&mut self.proposals);
-        if gone.is_empty() && groups.is_empty() {
-            self.answer_proposals(proposals);
-            return;
-        }
-        report(&gone, &groups);
-        self.commit(
-            Logging::Changing(proposals),
-            PlacementCommand::Change { gone, groups },
-        );
-    }
-
-    /// Groups whose wait for the servers that served last is over.
-    fn over(&mut self, servers: &Servers, now: Duration) -> Vec<(GroupId, transition::Event)> {
-        let mut over = Vec::new();
-        let mut waiting: BTreeMap<Vec<ServerId>, usize> = BTreeMap::new();
-        for (group, record) in &self.placed.groups {
-            let awaited = transition::awaited(record, servers);
-            let Some(awaited) = awaited.filter(|awaited| !awaited.back.is_empty()) else {
-                self.returns.remove(group);
-                continue;
-            };
-            let wait = self.returns.entry(*group).or_insert_with(|| Return {
-                since: now,
-                told: Vec::new(),
-                go_on: false,
-            });
-            if wait.go_on || now >= wait.since + self.pace.return_wait {
-                over.push((*group, transition::Event::GoOn));
-            } else if now >= wait.since + RETURN_WAIT {
-                over.push((*group, transition::Event::ReturnWaitOver));
-                if !awaited.complete && wait.told != awaited.missing {
-                    wait.told.clone_from(&awaited.missing);
-                    *waiting.entry(awaited.missing).or_default() += 1;
-                }
-            }
-        }
-        for (missing, groups) in waiting {
-            let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
-            log::error!(
-                "{groups} groups wait for {}: those that are back were not stopped orderly, and \
-                 may lack what was acknowledged and not synced. They go on after {:?}, or at once \
-                 with `dfsctl go-on` if these servers will not come back",
-                missing.join(", "),
-                self.pace.return_wait
-            );
-        }
-        over
-    }
-
-    /// A person does not wait any more for servers that served last: the groups of which anybody
-    /// is back. How many those are.
-    fn go_on(&mut self) -> u32 {
-        let waiting = self.returns.values_mut().filter(|wait| !wait.go_on);
-        waiting.map(|wait| wait.go_on = true).count() as u32
-    }
-
-    fn first_epochs(&self, servers: &Servers, now: Duration) -> Vec<(Epoch, GroupConfig)> {
-        let Some(format) = &self.placed.format else {
-            return Vec::new();
-        };
-        if now < self.registry.registered + self.pace.place_after {
-            return Vec::new();
-        }
-        let alive = |server: &ServerId| servers.get(server).is_some_and(|view| view.alive);
-        let links = self.registry.links.values().map(|link| link.run);
-        let runs: Vec<ServerRun> = links.filter(|run| alive(&run.server)).collect();
-        let first = placement::first_epochs(format, &runs).unwrap_or_default();
-        first.into_iter().map(|config| (Epoch(0), config)).collect()
-    }
-
-    fn answer_proposals(&mut self, proposals: Vec<(ProposeInSync, Ticket)>) {
-        for (proposal, ticket) in proposals {
-            let config = self.placed.groups.get(&proposal.group).map(|r| &r.config);
-            let taken = config.is_some_and(|c| c.in_sync().any(|member| member == proposal.joined));
-            let answer = if taken {
-                Ok(())
-            } else {
-                let present = config.map_or(0, |c| c.epoch.0);
-                Err(Error::new(
-                    ErrorCode::WrongEpoch,
-                    format!(
-                        "{} cannot be in-sync in {} now",
-                        proposal.joined, proposal.group
-                    ),
-                )
-                .with_detail(present))
-            };
-            self.reply(ticket, Reply::Done(answer));
-        }
-    }
-}
-
-fn proposal(request: &ProposeInSync) -> transition::Event {
-    transition::Event::Propose {
-        from: request.from,
-        epoch: request.epoch,
-        joined: request.joined,
-    }
-}
-
-/// One line for what happened to all groups.
-fn report(gone: &[ServerRun], groups: &[(Epoch, GroupConfig)]) {
-    for run in gone {
-        log::warn!("{run} is gone");
-    }
-    let down = groups
-        .iter()
-        .filter(|(_, config)| config.primary.is_none())
-        .count();
-    let waiting = groups
-        .iter()
-        .filter(|(_, config)| config.primary.is_some() && !config.is_writable())
-        .count();
-    if !groups.is_empty() {
-        log::info!("{} groups get a new epoch", groups.len());
-    }
-    if down > 0 {
-        log::error!("{down} groups have no server left: they wait for those that served last");
-    }
-    if waiting > 0 {
-        log::warn!("{waiting} groups are below their least number of replicas: writes wait");
-    }
-}
-
-/// With which data dir a server has come.
-fn report_return(run: ServerRun, request: &RegisterServer, set_back: &[GroupId]) {
-    let past = &request.past;
-    let stopped = match (past.runs.is_empty(), past.intact > 0) {
-        (true, _) => "with a new data dir",
-        (_, true) => "with all that it had",
-        (_, false) => "after a stop that may have lost what was not synced",
-    };
-    log::info!("{run} at {} registered, {stopped}", request.address);
-    if past.accept_rollback {
-        log::warn!(
-            "{} is to count in all groups that are down: a person says so",
-            run.server
-        );
-    }
-    if !set_back.is_empty() {
-        log::warn!(
-            "the data dir of {} at {} is not the one with which it served {} groups: it was \
-             emptied or is an older copy. It counts for nothing there until it has been brought \
-             up to date from the others; if none of them has the data, put the right dir back, \
-             or start the server that has the best with --accept-rollback",
-            run.server,
-            request.address,
-            set_back.len()
-        );
     }
 }
