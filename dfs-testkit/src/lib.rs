@@ -12,6 +12,7 @@ pub mod random;
 pub mod sim;
 pub mod subtree;
 pub mod torture;
+pub mod watch;
 
 use std::time::{Duration, Instant};
 

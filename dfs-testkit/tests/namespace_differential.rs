@@ -16,11 +16,11 @@ use dfs_testkit::namespace::oracle::{After, Before};
 use dfs_testkit::namespace::perform::{Performer, USERS};
 use dfs_testkit::namespace::shrink::{kept, lines, shrink};
 use dfs_testkit::random::Random;
+use dfs_testkit::watch::{Watch, watched};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A tree gets so many calls, then there is a new one.
 const CALLS_OF_A_TREE: usize = 250;
@@ -34,13 +34,15 @@ const RUNS_TO_FAIL: usize = 2;
 const MOUNTS: usize = 2;
 
 /// Where trees are made: on each mount, and locally.
-struct Places {
+struct Places<'a> {
+    cluster: &'a Cluster,
+    watch: &'a Watch,
     mounts: Vec<PathBuf>,
     local: PathBuf,
     made: usize,
 }
 
-impl Places {
+impl Places<'_> {
     /// A new tree, by what it is called on each mount and locally.
     fn tree(&mut self) -> (Vec<Performer>, Vec<Performer>) {
         self.made += 1;
@@ -81,6 +83,7 @@ impl Places {
                 began,
             };
             before.compare(after).map_err(fail)?;
+            self.watch.step();
         }
         Ok(())
     }
@@ -122,26 +125,19 @@ fn a_tree_is_as_on_a_local_file_system() {
     let home = tempfile::tempdir().unwrap();
     open_to_all(home.path());
     let disk = LoopDisk::make(home.path(), "local", Format::Ext4, 128);
-    let places = Places {
-        mounts: (1..=MOUNTS).map(|n| cluster.mount(n)).collect(),
-        local: disk.dir(),
-        made: 0,
-    };
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        if faults {
-            scope.spawn(|| kill_in_turn(&cluster, &done));
-        }
-        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| make_calls(places)));
-        done.store(true, Ordering::Relaxed);
-        if let Err(panic) = made {
-            std::panic::resume_unwind(panic);
-        }
+    watched(&cluster, faults, |watch| {
+        make_calls(Places {
+            cluster: &cluster,
+            watch,
+            mounts: (1..=MOUNTS).map(|n| cluster.mount(n)).collect(),
+            local: disk.dir(),
+            made: 0,
+        });
     });
 }
 
-fn make_calls(mut places: Places) {
+fn make_calls(mut places: Places<'_>) {
     for (name, calls) in kept() {
         let calls: Vec<Call> = calls;
         if let Err(what) = places.run(&calls) {
@@ -162,6 +158,7 @@ fn make_calls(mut places: Places) {
             .collect();
         if let Err(what) = places.run(&calls) {
             eprintln!("seed {seed}: {what}");
+            places.cluster.keep_logs();
             let mut said = what;
             let few = shrink(&calls, |some| {
                 let failed = (0..RUNS_TO_FAIL).find_map(|_| places.run(some).err());
@@ -171,23 +168,5 @@ fn make_calls(mut places: Places) {
             });
             panic!("seed {seed}: {said}\n{}", lines(&few));
         }
-    }
-}
-
-/// Kills a file server or the directory's leader every few seconds, and starts it again.
-fn kill_in_turn(cluster: &Cluster, done: &AtomicBool) {
-    let mut round = 0;
-    while !done.load(Ordering::Relaxed) {
-        let node = match round % 2 {
-            0 => format!("server-{}", round / 2 % 3 + 1),
-            _ => cluster.leader(),
-        };
-        cluster.node("kill", &node);
-        std::thread::sleep(Duration::from_secs(2));
-        cluster.node("start", &node);
-        cluster.wait_healthy(Duration::from_secs(60));
-        cluster.wait_for_members(3);
-        std::thread::sleep(Duration::from_secs(2));
-        round += 1;
     }
 }

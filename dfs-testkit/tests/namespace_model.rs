@@ -3,7 +3,8 @@
 //!
 //! A step is a call, or one on each mount at the same moment; then the answers and the tree must be
 //! those of one order or the other. `DFS_TEST_STEPS=N` makes so many calls, from the seed
-//! `DFS_TEST_SEED`. A failure is told as the fewest calls that show it.
+//! `DFS_TEST_SEED`; with `DFS_TEST_FAULTS=1` file servers and the directory's leader are killed
+//! meanwhile. A failure is told as the fewest calls that show it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,6 +17,7 @@ use dfs_testkit::namespace::perform::{Answer, Performer};
 use dfs_testkit::namespace::shrink::{kept, lines, shrink};
 use dfs_testkit::namespace::verdict::{Window, steps};
 use dfs_testkit::random::Random;
+use dfs_testkit::watch::{Watch, watched};
 use rustix::io::Errno;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -35,12 +37,14 @@ const RUNS_TO_FAIL: usize = 3;
 const MOUNTS: usize = 2;
 const MODE: u32 = 0o755;
 
-struct Places {
+struct Places<'a> {
+    cluster: &'a Cluster,
+    watch: &'a Watch,
     mounts: Vec<PathBuf>,
     made: usize,
 }
 
-impl Places {
+impl Places<'_> {
     fn tree(&mut self) -> Vec<Performer> {
         self.made += 1;
         let name = format!("tree-{}", self.made);
@@ -72,6 +76,7 @@ impl Places {
             let content = number % CONTENT_EVERY == 0;
             let looks = look_from_all(&performers, content).map_err(fail)?;
             model = explain(&model, step, &answers, &looks, window(from)).map_err(fail)?;
+            step.iter().for_each(|_| self.watch.step());
         }
         Ok(())
     }
@@ -162,12 +167,24 @@ fn both_mounts_are_as_the_model() {
         println!("SKIPPED: only root may give files away and make device nodes");
         return;
     }
-    let cluster = Cluster::up(&["--mounts", "2", "--mount-opts", "allow_other,suid,dev"]);
+    let faults = number("DFS_TEST_FAULTS", 0) == 1;
+    let mut options = vec!["--mounts", "2", "--mount-opts", "allow_other,suid,dev"];
+    if faults {
+        options.extend(["--directories", "3"]);
+    }
+    let cluster = Cluster::up(&options);
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let mut places = Places {
-        mounts: (1..=MOUNTS).map(|n| cluster.mount(n)).collect(),
-        made: 0,
-    };
+    watched(&cluster, faults, |watch| {
+        make_calls(Places {
+            cluster: &cluster,
+            watch,
+            mounts: (1..=MOUNTS).map(|n| cluster.mount(n)).collect(),
+            made: 0,
+        });
+    });
+}
+
+fn make_calls(mut places: Places<'_>) {
     for (name, calls) in kept() {
         let calls = calls.into_iter();
         let by_root: Vec<Call> = calls.map(|call| Call { user: 0, ..call }).collect();
@@ -191,6 +208,7 @@ fn both_mounts_are_as_the_model() {
             .collect();
         if let Err(what) = places.run(&calls) {
             eprintln!("seed {seed}: {what}");
+            places.cluster.keep_logs();
             let mut last = what;
             let few = shrink(&calls, |some| {
                 let failed = (0..RUNS_TO_FAIL).find_map(|_| places.run(some).err());
