@@ -164,3 +164,20 @@ pub fn watched<T>(cluster: &Cluster, faults: bool, work: impl FnOnce(&Watch) -> 
         worked.unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_watch_has_found_ends_the_work() {
+        let watch = Watch::new();
+        watch.step();
+        assert_eq!(watch.state().steps, 1);
+        watch.stop("no replica is left".to_owned());
+        watch.stop("and more".to_owned());
+        let step = catch_unwind(AssertUnwindSafe(|| watch.step()));
+        let panic = step.expect_err("it may not go on");
+        assert_eq!(words(&*panic), "no replica is left");
+    }
+}

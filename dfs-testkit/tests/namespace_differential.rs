@@ -33,6 +33,9 @@ const RUNS_TO_FAIL: usize = 2;
 
 const MOUNTS: usize = 2;
 
+/// MiB of the local file system: a smaller one would have blocks of 1 KiB.
+const LOCAL: u64 = 512;
+
 /// Where trees are made: on each mount, and locally.
 struct Places<'a> {
     cluster: &'a Cluster,
@@ -124,7 +127,7 @@ fn a_tree_is_as_on_a_local_file_system() {
     }
     let home = tempfile::tempdir().unwrap();
     open_to_all(home.path());
-    let disk = LoopDisk::make(home.path(), "local", Format::Ext4, 128);
+    let disk = LoopDisk::make(home.path(), "local", Format::Ext4, LOCAL);
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     watched(&cluster, faults, |watch| {
         make_calls(Places {

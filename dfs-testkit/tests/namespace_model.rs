@@ -9,16 +9,16 @@
 #![allow(clippy::unwrap_used)]
 
 use dfs_testkit::cluster::Cluster;
-use dfs_testkit::namespace::call::{Act, Call};
+use dfs_testkit::namespace::call::Call;
 use dfs_testkit::namespace::generate::{Kinds, next};
 use dfs_testkit::namespace::look::{Look, Time, look};
 use dfs_testkit::namespace::model::Model;
+use dfs_testkit::namespace::orders::orders;
 use dfs_testkit::namespace::perform::{Answer, Performer};
 use dfs_testkit::namespace::shrink::{kept, lines, shrink};
 use dfs_testkit::namespace::verdict::{Window, steps};
 use dfs_testkit::random::Random;
 use dfs_testkit::watch::{Watch, watched};
-use rustix::io::Errno;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -90,23 +90,8 @@ fn explain(
     looks: &[Look],
     window: Window,
 ) -> Result<Model, String> {
-    let mut orders: Vec<Vec<usize>> = vec![(0..step.len()).collect()];
-    if step.len() == 2 {
-        orders.push(vec![1, 0]);
-        // A path through links is looked at name by name. What is moved meanwhile may be missed at
-        // both its places, as on a local file system.
-        for (lost, other) in [(0, 1), (1, 0)] {
-            let missed = matches!(
-                answers[lost],
-                Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)
-            );
-            if missed && matches!(step[other].act, Act::Rename(..)) {
-                orders.push(vec![other]);
-            }
-        }
-    }
     let mut refused = Vec::new();
-    for order in orders {
+    for order in orders(before, step, answers) {
         let mut model = before.clone();
         let other = order.iter().find_map(|which| {
             let answer = model.perform(&step[*which]);

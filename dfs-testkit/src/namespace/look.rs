@@ -24,6 +24,8 @@ pub struct Seen {
     pub device: u64,
     /// Of regular files and symbolic links; those of others mean nothing.
     pub size: Option<u64>,
+    /// What a regular file takes up, in sectors.
+    pub blocks: Option<u64>,
     pub target: Option<String>,
     pub xattrs: BTreeMap<String, Vec<u8>>,
     /// What a regular file holds, in short, if it was asked for.
@@ -142,6 +144,7 @@ fn seen(stat: &Stat, place: &str, firsts: &mut Firsts) -> Seen {
         device: stat.st_rdev,
         size: matches!(kind, FileType::RegularFile | FileType::Symlink)
             .then_some(stat.st_size as u64),
+        blocks: (kind == FileType::RegularFile).then_some(stat.st_blocks as u64),
         target: None,
         xattrs: BTreeMap::new(),
         content: None,

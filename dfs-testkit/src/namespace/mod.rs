@@ -8,6 +8,7 @@
 //! | `look` | everything that can be seen of the tree |
 //! | `model`, `model_calls` | the tree as it must be, for calls by root |
 //! | `verdict` | whether a look is what the model says |
+//! | `orders` | in which orders the calls of a step may have been made |
 //! | `oracle` | whether a look is what a local file system shows |
 //! | `shrink` | the fewest calls that still fail; those that have failed once |
 
@@ -17,6 +18,7 @@ pub mod look;
 pub mod model;
 mod model_calls;
 pub mod oracle;
+pub mod orders;
 pub mod perform;
 pub mod shrink;
 pub mod verdict;

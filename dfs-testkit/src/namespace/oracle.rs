@@ -58,6 +58,10 @@ impl Before {
     fn compare_inode(&self, ours: &Seen, theirs: &Seen, began: Time) -> Result<(), String> {
         let mut alike = theirs.clone();
         (alike.number, alike.times) = (ours.number, ours.times);
+        if !ours.xattrs.is_empty() {
+            // A local file system may want a block for them.
+            alike.blocks = ours.blocks;
+        }
         let removed = ours.is_removed_dir();
         if removed {
             // Exception: what a removed dir shows to those who have it open (docs/semantics.md).

@@ -154,6 +154,8 @@ impl Model {
             gid: inode.gid,
             device: 0,
             size: None,
+            // The model does not count them; the mounts show the same (`differences`).
+            blocks: seen.blocks,
             target: None,
             xattrs: inode.xattrs.clone(),
             content: None,
