@@ -9,13 +9,17 @@
 //!
 //! A disk that is slower than the network must be felt by who writes, not only by who syncs: no
 //! more than [`BEHIND_MAX`] are on their way, whoever writes more waits for the oldest of them.
+//!
+//! The kernel tells one caller of each descriptor that a write was lost. When that is who waits
+//! here, a sync of the same file may find nothing wrong, and must not be believed before it has
+//! asked ([`WriteBehind::check`]).
 
 use super::file::DIRECT_MIN;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 /// Bytes of a store that may be on their way to the disk, beside those of the writes that wait.
 const BEHIND_MAX: u64 = 32 << 20;
@@ -29,6 +33,9 @@ const KERNEL_MIN: (u32, u32) = (6, 16);
 pub(super) struct WriteBehind {
     allowed: AtomicBool,
     begun: Mutex<Begun>,
+    lost: AtomicBool,
+    /// Shared by those who may be told of a loss, until it is in `lost`.
+    telling: RwLock<()>,
 }
 
 /// What may not be on disk yet, oldest first.
@@ -54,19 +61,22 @@ impl WriteBehind {
             .release()
             .to_string_lossy()
             .into_owned();
+        Self::with(version(&release).is_some_and(|v| v >= KERNEL_MIN))
+    }
+
+    fn with(allowed: bool) -> Self {
         Self {
-            allowed: AtomicBool::new(version(&release).is_some_and(|v| v >= KERNEL_MIN)),
+            allowed: AtomicBool::new(allowed),
             begun: Mutex::default(),
+            lost: AtomicBool::new(false),
+            telling: RwLock::default(),
         }
     }
 
     /// As on a kernel that does not have it.
     #[cfg(test)]
     pub(super) fn refused() -> Self {
-        Self {
-            allowed: AtomicBool::new(false),
-            begun: Mutex::default(),
-        }
+        Self::with(false)
     }
 
     pub(super) fn is_allowed(&self) -> bool {
@@ -116,9 +126,28 @@ impl WriteBehind {
             len: len as u64,
         };
         for oldest in self.begin(range) {
-            oldest.wait()?;
+            self.wait(&oldest)?;
         }
         Ok(true)
+    }
+
+    fn wait(&self, range: &Range) -> io::Result<()> {
+        let _telling = self.telling.read().unwrap_or_else(PoisonError::into_inner);
+        let waited = range.wait();
+        if waited.is_err() {
+            self.lost.store(true, Ordering::SeqCst);
+        }
+        let earlier = |e: io::Error| io::Error::new(e.kind(), format!("an earlier write: {e}"));
+        waited.map_err(earlier)
+    }
+
+    /// After a sync that went well: whether nobody else was told of what it should have said.
+    pub(super) fn check(&self) -> io::Result<()> {
+        drop(self.telling.write().unwrap_or_else(PoisonError::into_inner));
+        match self.lost.load(Ordering::SeqCst) {
+            false => Ok(()),
+            true => Err(io::Error::other("a write that was answered was lost")),
+        }
     }
 
     /// Takes note of a range; gives those that there is no room for beside it.
@@ -226,6 +255,25 @@ mod tests {
             .read_exact_at(&mut read, 99 * MIB as u64)
             .expect("reads");
         assert_eq!(read, bytes);
+    }
+
+    #[test]
+    fn no_sync_is_believed_when_the_loss_was_told_to_a_writer() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let behind = WriteBehind::with(true);
+        // The kernel refuses to wait for a device that has no pages.
+        let refuses = Arc::new(File::open("/dev/null").expect("opens"));
+        behind.begin(Range {
+            file: Arc::downgrade(&refuses),
+            offset: 0,
+            len: BEHIND_MAX,
+        });
+        behind.check().expect("nothing is lost yet");
+        let written = behind.write(&file(&dir, "next"), [&[], &[7; DIRECT_MIN], &[]], 0);
+        if behind.is_allowed() {
+            written.expect_err("the writer is told");
+            behind.check().expect_err("and who syncs, too");
+        }
     }
 
     #[test]

@@ -140,6 +140,7 @@ impl Disk {
         self.reach(Step::Syncing)?;
         self.counts.passes.fetch_add(1, Ordering::Relaxed);
         file.sync()
+            .and_then(|()| self.behind.check())
             .map_err(|e| self.failed_doing("sync", file.path(), e))?;
         #[cfg(test)]
         self.faults.synced(file.path());
